@@ -1,0 +1,250 @@
+//! The configuration, ready to use.
+//!
+//! `pycket.toml`, the environment and the command line flow in as text ([`mod@file`] reads all of
+//! them and reports every mistake at once); a [`Config`] whose fields can't be wrong flows out.
+//! `pycket.toml` in the repository's root is the reference of every key, its unit and its default.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::uri::Authority;
+use ipnet::IpNet;
+
+use crate::contract::{ContractPolicy, Names};
+use crate::cookie::CookiePolicy;
+use crate::exchange::{NotificationPolicy, SessionPolicy};
+
+/// Everything that a running proxy needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen; at least one address.
+    pub listen: Vec<SocketAddr>,
+    /// How many worker threads.
+    pub workers: NonZeroUsize,
+    /// Which store, and its settings.
+    pub storage: Storage,
+    /// The session cookie.
+    pub cookie: CookiePolicy,
+    /// The names of the contract's headers, and what of them can't come from a client.
+    pub names: Names,
+    /// Routes, most specific first; the last one matches everything.
+    pub routes: Vec<Route>,
+    /// Whom to believe about the client, and what to tell the upstream about it.
+    pub forwarding: Forwarding,
+    /// Limits on what clients may send.
+    pub limits: Limits,
+    /// How long each part of an exchange may take.
+    pub timeouts: Timeouts,
+    /// Logging.
+    pub log: Log,
+}
+
+/// Which engine holds the records, and how to reach it.
+#[derive(Clone, Debug)]
+pub struct Storage {
+    /// The engine's own settings.
+    pub engine: Engine,
+    /// What every key begins with, so that several installations can share a store.
+    pub key_prefix: String,
+    /// The longest that one store operation may take, the wait for a connection included.
+    pub timeout: Duration,
+    /// The longest that opening a connection to the store may take.
+    pub connect_timeout: Duration,
+    /// After this many failures in a row the store counts as down ...
+    pub breaker_failures: u32,
+    /// ... and is tried again in the background this often.
+    pub breaker_retry: Duration,
+}
+
+/// The engine's own settings.
+#[derive(Clone, Debug)]
+pub enum Engine {
+    /// In the proxy's own memory.
+    Memory {
+        /// Bound on the memory of all records together, in bytes.
+        max_bytes: usize,
+    },
+    /// One Redis server.
+    Redis(Redis),
+    /// One or many memcached servers, as `host:port`.
+    Memcached {
+        /// At least one; the order does not matter.
+        servers: Vec<String>,
+        /// The most connections that one worker opens to one server.
+        max_connections: usize,
+    },
+}
+
+/// How to reach Redis.
+#[derive(Clone, Debug)]
+pub struct Redis {
+    /// Host and port, or the path of a unix socket.
+    pub address: RedisAddress,
+    /// The ACL user; `None` is the default user.
+    pub username: Option<String>,
+    /// The password.
+    pub password: Option<Secret>,
+    /// The number of the database.
+    pub database: u8,
+    /// TLS, for `rediss://`.
+    pub tls: Option<RedisTls>,
+}
+
+/// Where Redis listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RedisAddress {
+    /// TCP.
+    Tcp {
+        /// Name or address, without brackets.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// A unix socket.
+    Unix(PathBuf),
+}
+
+/// Whom to trust when Redis is reached by TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RedisTls {
+    /// A file of PEM certificates to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Text that must not be printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a text that must not be printed.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// What holds for the exchanges that a host and a path choose.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// What the access log calls it: `host` and `path` as configured, `/` for the last one.
+    pub name: String,
+    /// The host this route is for, in lower case and without port; `None` is every host.
+    pub host: Option<String>,
+    /// The path prefix this route is for. It matches whole segments: `/a` matches `/a` and
+    /// `/a/b`, not `/ab`; `/a/` matches what begins with `/a/`.
+    pub path: String,
+    /// Where the application is.
+    pub upstream: Upstream,
+    /// The session's policy; `None` where the route has no sessions.
+    pub session: Option<RoutePolicy>,
+}
+
+/// Where an application listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Upstream {
+    /// Host and port; the port is always spelt out.
+    pub authority: Authority,
+}
+
+/// The policy of sessions on one route.
+#[derive(Clone, Debug)]
+pub struct RoutePolicy {
+    /// When sessions begin and end, and what happens when the store fails.
+    pub session: SessionPolicy,
+    /// How notifications are delivered.
+    pub notifications: NotificationPolicy,
+    /// What the application sees and may say.
+    pub contract: ContractPolicy,
+    /// Whether answers are guarded against shared caches.
+    pub cache_guard: bool,
+}
+
+/// Whom to believe about the client, and what to tell the upstream about it.
+#[derive(Clone, Debug)]
+pub struct Forwarding {
+    /// Networks whose `X-Forwarded-*`, `Forwarded` and request ids are believed. Empty: nobody's.
+    pub trust: Vec<IpNet>,
+    /// Whether to send `X-Forwarded-For`, `-Proto` and `-Host`.
+    pub x_forwarded: bool,
+    /// Whether to send `Forwarded` (RFC 7239).
+    pub forwarded: bool,
+    /// The pseudonym in `Via` (RFC 9110 section 7.6.3), both ways; `None` sends none.
+    pub via: Option<String>,
+}
+
+/// Limits on what clients may send.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Client connections of the whole process, all workers together.
+    pub max_connections: usize,
+    /// Bytes of one request head.
+    pub max_head_bytes: usize,
+    /// Header fields in one request head.
+    pub max_head_fields: usize,
+    /// Connections that one worker opens to one upstream.
+    pub max_upstream_connections: usize,
+}
+
+/// How long each part of an exchange may take.
+#[derive(Clone, Debug)]
+pub struct Timeouts {
+    /// From the first byte of a connection or request to the end of its head; also how long an
+    /// idle keep-alive connection is kept.
+    pub client_head: Duration,
+    /// Opening a connection to the upstream.
+    pub upstream_connect: Duration,
+    /// From the whole request sent to the upstream's response head.
+    pub upstream_response: Duration,
+    /// How long an unused connection to the upstream is kept.
+    pub upstream_idle: Duration,
+    /// From the signal to stop to cutting off what has not finished.
+    pub drain: Duration,
+}
+
+/// Logging.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// Text for people or JSON for machines.
+    pub format: LogFormat,
+    /// The least important messages that are still logged.
+    pub level: LogLevel,
+    /// Whether each exchange is logged, one line each.
+    pub access: bool,
+    /// The request header in which a trusted neighbour passes a request id, and in which ours goes
+    /// upstream.
+    pub request_id_header: http::HeaderName,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `key=value` text.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Importance of log messages, most important first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Something failed that should not.
+    Error,
+    /// Something is not as it should be.
+    Warn,
+    /// What an operator wants to know.
+    Info,
+    /// What helps to find a mistake.
+    Debug,
+}

@@ -1,0 +1,104 @@
+//! The session cookie: what the browser presents, what goes upstream, what is set.
+//!
+//! `Cookie` lines and a [`CookiePolicy`] flow in; a verdict ([`Presented`]), the other cookies byte
+//! for byte, and `Set-Cookie` lines flow out. [`signed`] has the signed value's format. This module
+//! never sees a store: whether an id that was signed still has a record is not its business.
+
+pub mod signed;
+
+mod jar;
+mod set_cookie;
+
+pub use jar::{read, strip};
+pub use set_cookie::{expire, issue};
+
+use crate::clock::Timestamp;
+use crate::session::SessionId;
+use signed::Keyring;
+
+/// What the request says about the session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Presented {
+    /// No cookie of the session's name.
+    Absent,
+    /// Not a signed value of any known form, or what was signed is not an id.
+    Malformed,
+    /// A signature that none of our secrets made.
+    Forged,
+    /// Correctly signed, and too long ago.
+    Expired,
+    /// An id that we signed.
+    Verified {
+        /// The id.
+        id: SessionId,
+        /// When it was signed.
+        issued: Timestamp,
+    },
+}
+
+/// How the session cookie is made and checked.
+#[derive(Clone, Debug)]
+pub struct CookiePolicy {
+    /// The cookie's name; `PYCKET_ID` by default.
+    pub name: String,
+    /// The secrets: one signs, all verify.
+    pub keyring: Keyring,
+    /// The oldest version of the signed value that is accepted: 1 or 2.
+    pub min_version: u8,
+    /// A cookie that was signed longer ago is expired. In days, as in Tornado; 31 by default.
+    pub max_age_days: u32,
+    /// `Path`.
+    pub path: String,
+    /// `Domain`; `None` leaves it out, which makes the cookie one of this host only.
+    pub domain: Option<String>,
+    /// `Secure`.
+    pub secure: Secure,
+    /// `HttpOnly`.
+    pub http_only: bool,
+    /// `SameSite`; `None` leaves it out.
+    pub same_site: Option<SameSite>,
+    /// `Partitioned`.
+    pub partitioned: bool,
+    /// How long the cookie outlives the browser.
+    pub expiry: Expiry,
+}
+
+/// When the cookie is marked `Secure`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Secure {
+    /// When the browser came by TLS.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The `SameSite` attribute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SameSite {
+    /// Never sent from another site.
+    Strict,
+    /// Sent from another site only when the user follows a link.
+    Lax,
+    /// Sent from other sites too; browsers want `Secure` with it.
+    None,
+}
+
+/// The `Expires` and `Max-Age` attributes. With neither, the cookie ends with the browser.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Expiry {
+    /// `Expires`.
+    pub expires: Option<Expires>,
+    /// `Max-Age`, in seconds.
+    pub max_age: Option<u64>,
+}
+
+/// The `Expires` attribute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expires {
+    /// A fixed moment.
+    At(Timestamp),
+    /// This many days after the cookie is set.
+    Days(u32),
+}
