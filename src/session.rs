@@ -13,7 +13,7 @@ mod values;
 pub use id::{InvalidSessionId, PublicId, SessionId};
 pub use json::{Json, JsonError};
 pub use notification::{Claim, Entry, EntryId, Notifications};
-pub use patch::{Announcement, LimitExceeded, Limits, Patch, Settlement, Taken};
+pub use patch::{Announcement, LimitExceeded, Limits, Occasion, Patch, Taken};
 pub use values::Values;
 
 use std::time::Duration;

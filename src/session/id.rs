@@ -18,7 +18,9 @@ pub struct SessionId([u8; 16]);
 
 /// The text is not an id: not exactly 36 characters in a UUID's shape, in lower case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a session id: expected 36 characters like 01234567-89ab-cdef-0123-456789abcdef, in lower case")]
+#[error(
+    "not a session id: expected 36 characters like 01234567-89ab-cdef-0123-456789abcdef, in lower case"
+)]
 pub struct InvalidSessionId;
 
 /// Where the hyphens of a UUID stand.
@@ -188,7 +190,7 @@ mod tests {
     fn the_public_id_is_the_recorded_digest() {
         let id = SessionId::parse(SAMPLE).unwrap();
         assert_eq!(id.public_id().to_string().len(), PublicId::TEXT_LEN);
-        insta::assert_snapshot!(id.public_id(), @"");
+        insta::assert_snapshot!(id.public_id(), @"rFfqMjPcOYf7trTQkwcndg");
     }
 
     proptest! {

@@ -55,7 +55,9 @@ impl Json {
     pub fn from_value(value: &serde_json::Value) -> Self {
         let mut text = Vec::new();
         value
-            .serialize(&mut serde_json::Serializer::with_formatter(&mut text, Ascii))
+            .serialize(&mut serde_json::Serializer::with_formatter(
+                &mut text, Ascii,
+            ))
             .expect("a Value has only text keys, and a Vec takes every write");
         Self(
             String::from_utf8(text)
@@ -158,7 +160,15 @@ mod tests {
             .iter()
             .map(|text| Json::parse(text.as_bytes()).unwrap_err().to_string())
             .collect();
-        insta::assert_snapshot!(messages.join("\n"), @"");
+        insta::assert_snapshot!(messages.join("\n"), @r"
+EOF while parsing a value at byte 0
+EOF while parsing an object at byte 1
+expected value at byte 6
+trailing characters at byte 3
+unexpected end of hex escape at byte 8
+EOF while parsing a value at byte 3
+trailing comma at byte 4
+");
         assert!(Json::parse(b"\"\xff\"").is_err());
         assert!(Json::parse("[".repeat(200).as_bytes()).is_err());
     }

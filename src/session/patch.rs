@@ -1,12 +1,11 @@
 //! What one exchange changes: operations on names, never a new whole.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::Session;
 use super::json::{Json, JsonError};
 use super::notification::{EntryId, Notifications};
 use super::values::Values;
-use super::{Lifetimes, Session};
 use crate::clock::Timestamp;
 
 /// What the application's signals ask for. What a patch does not name, it does not touch.
@@ -53,18 +52,283 @@ pub enum Taken {
     Names(Vec<String>),
 }
 
+/// What a patch needs to know of the exchange that it is applied for.
+#[derive(Clone, Copy, Debug)]
+pub struct Occasion<'a> {
+    /// The notifications that the exchange carried.
+    pub delivered: &'a [EntryId],
+    /// The id of the first notification that the exchange leaves; the next ones count up from it.
+    pub first_entry: u64,
+    /// The path of the page that the notifications are meant for, if they wait for one.
+    pub target: Option<&'a str>,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// Bounds on one session. A patch that would break one is refused as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one record.
+    pub max_record_bytes: usize,
+    /// Values in one session.
+    pub max_names: usize,
+    /// Bytes of one name, of a value or a notification, in UTF-8.
+    pub max_name_bytes: usize,
+    /// Notifications that wait in one session.
+    pub max_notifications: usize,
+}
+
+/// A patch would take a session over a limit. Says which, in numbers, and nothing of the content.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LimitExceeded {
+    /// Too many values.
+    #[error("the session would have {count} values; session.max_names allows {limit}")]
+    Names {
+        /// How many it would have.
+        count: usize,
+        /// How many it may have.
+        limit: usize,
+    },
+    /// A name that is too long.
+    #[error("a name has {size} bytes; session.max_name_length allows {limit}")]
+    NameLength {
+        /// Its bytes.
+        size: usize,
+        /// How many it may have.
+        limit: usize,
+    },
+    /// Too many notifications.
+    #[error("{count} notifications would wait; session.max_notifications allows {limit}")]
+    Notifications {
+        /// How many would wait.
+        count: usize,
+        /// How many may.
+        limit: usize,
+    },
+    /// A record that is too large.
+    #[error("the record would have {size} bytes; session.max_record allows {limit}")]
+    Record {
+        /// Its bytes.
+        size: usize,
+        /// How many it may have.
+        limit: usize,
+    },
+}
+
 impl Patch {
-    /// Whether it asks for nothing at all.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+    /// The session after this patch. [`Session::refreshed`] stays as it was, so that two equal
+    /// sessions mean that nothing changed.
+    ///
+    /// Applying the same patch for the same occasion twice is the same as applying it once.
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`] when the session's stored values can't be read: the record is damaged.
+    pub fn apply(&self, session: &Session, occasion: &Occasion<'_>) -> Result<Session, JsonError> {
+        let mut session = session.clone();
+        if self.clear || !self.delete.is_empty() || !self.set.is_empty() {
+            session.values = self.apply_to_values(&session.values)?;
+        }
+        match &self.taken {
+            Taken::Nothing => {}
+            Taken::All => session.notifications.take(occasion.delivered, |_| true),
+            Taken::Names(names) => session
+                .notifications
+                .take(occasion.delivered, |name| names.iter().any(|n| n == name)),
+        }
+        self.apply_to_notifications(&mut session.notifications, occasion);
+        session.idle_timeout = self.idle_timeout.or(session.idle_timeout);
+        session.persist = self.persist.or(session.persist);
+        Ok(session)
     }
 
-    /// Whether a session has to begin for it: it stores something that would otherwise be lost.
-    pub fn stores_something(&self) -> bool {
-        self.set.iter().any(|(_, value)| value.is_some())
-            || !self.announce.is_empty()
-            || self.idle_timeout.is_some()
-            || self.persist.is_some()
+    fn apply_to_notifications(&self, notifications: &mut Notifications, occasion: &Occasion<'_>) {
+        let ids: Vec<EntryId> = (0..)
+            .zip(&self.announce)
+            .map(|(offset, _)| EntryId(occasion.first_entry.wrapping_add(offset)))
+            .collect();
+        // All are written at once: where one of them is, an earlier attempt of this exchange
+        // succeeded without our seeing it.
+        let done = notifications.entries().iter().any(|e| ids.contains(&e.id));
+        if !done {
+            for (announcement, id) in self.announce.iter().zip(ids) {
+                notifications.announce(announcement, id, occasion.target, occasion.now);
+            }
+        }
+    }
+
+    fn apply_to_values(&self, values: &Values) -> Result<Values, JsonError> {
+        let mut map = values.to_map()?;
+        if self.clear {
+            map.clear();
+        }
+        for name in &self.delete {
+            map.remove(name);
+        }
+        for (name, value) in &self.set {
+            match value {
+                Some(value) => map.insert(name.clone(), value.clone()),
+                None => map.remove(name),
+            };
+        }
+        Ok(Values::from_map(&map))
     }
 }
 
+impl Limits {
+    /// Checks the session that a patch has made, but for the size of its record, which only its
+    /// format knows.
+    ///
+    /// # Errors
+    ///
+    /// The first limit that it breaks.
+    pub fn check(&self, session: &Session) -> Result<(), LimitExceeded> {
+        // Damaged values were reported when the patch was applied.
+        let values = session.values.to_map().unwrap_or_default();
+        let notifications = session.notifications.entries();
+        let names = values
+            .keys()
+            .chain(notifications.iter().map(|entry| &entry.name));
+        let checks = [
+            (values.len() > self.max_names).then_some(LimitExceeded::Names {
+                count: values.len(),
+                limit: self.max_names,
+            }),
+            (notifications.len() > self.max_notifications).then_some(
+                LimitExceeded::Notifications {
+                    count: notifications.len(),
+                    limit: self.max_notifications,
+                },
+            ),
+            names
+                .map(String::len)
+                .find(|&size| size > self.max_name_bytes)
+                .map(|size| LimitExceeded::NameLength {
+                    size,
+                    limit: self.max_name_bytes,
+                }),
+        ];
+        checks.into_iter().flatten().next().map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::SessionId;
+    use proptest::prelude::*;
+
+    const OCCASION: Occasion<'_> = Occasion {
+        delivered: &[],
+        first_entry: 1,
+        target: None,
+        now: Timestamp::from_secs(1000),
+    };
+    const LIMITS: Limits = Limits {
+        max_record_bytes: 1000,
+        max_names: 2,
+        max_name_bytes: 4,
+        max_notifications: 2,
+    };
+
+    fn session() -> Session {
+        Session::begin(&SessionId::from_bytes([1; 16]), Timestamp::from_secs(1))
+    }
+
+    fn set(pairs: &[(&str, &str)]) -> Patch {
+        Patch {
+            set: pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), Json::parse(value.as_bytes()).ok()))
+                .collect(),
+            ..Patch::default()
+        }
+    }
+
+    fn values(session: &Session) -> String {
+        String::from_utf8(session.values.as_bytes().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn clear_comes_before_deletes_and_deletes_before_sets() {
+        let before = set(&[("a", "1"), ("b", "2"), ("c", "3")])
+            .apply(&session(), &OCCASION)
+            .unwrap();
+        let mut patch = set(&[("a", "9")]);
+        patch.delete = vec!["a".to_owned(), "b".to_owned(), "absent".to_owned()];
+        let after = patch.apply(&before, &OCCASION).unwrap();
+        assert_eq!(values(&after), r#"{"a":9,"c":3}"#);
+        patch.clear = true;
+        let after = patch.apply(&before, &OCCASION).unwrap();
+        assert_eq!(values(&after), r#"{"a":9}"#);
+    }
+
+    #[test]
+    fn null_deletes_and_the_later_of_two_sets_wins() {
+        let mut patch = set(&[("a", "1"), ("b", "1"), ("a", "2")]);
+        patch.set.push(("b".to_owned(), None));
+        let after = patch.apply(&session(), &OCCASION).unwrap();
+        assert_eq!(values(&after), r#"{"a":2}"#);
+    }
+
+    #[test]
+    fn a_patch_that_repeats_what_is_so_changes_nothing() {
+        let patch = set(&[("a", r#"{"y":1,"x":2}"#)]);
+        let once = patch.apply(&session(), &OCCASION).unwrap();
+        let again = set(&[("a", r#"{ "x":2, "y":1 }"#)]);
+        assert_eq!(again.apply(&once, &OCCASION).unwrap(), once);
+    }
+
+    #[test]
+    fn each_limit_is_refused_by_its_name_and_numbers() {
+        let refusal = |patch: &Patch| {
+            let after = patch.apply(&session(), &OCCASION).unwrap();
+            LIMITS.check(&after).unwrap_err().to_string()
+        };
+        let announcement = |name: &str| Announcement {
+            name: name.to_owned(),
+            value: Json::string(""),
+            append: true,
+        };
+        let announce = |names: &[&str]| Patch {
+            announce: names.iter().map(|name| announcement(name)).collect(),
+            ..Patch::default()
+        };
+        let messages = [
+            refusal(&set(&[("a", "1"), ("b", "1"), ("c", "1")])),
+            refusal(&set(&[("abcde", "1")])),
+            refusal(&announce(&["ééé"])),
+            refusal(&announce(&["a", "a", "a"])),
+        ];
+        insta::assert_snapshot!(messages.join("\n"), @r"
+the session would have 3 values; session.max_names allows 2
+a name has 5 bytes; session.max_name_length allows 4
+a name has 6 bytes; session.max_name_length allows 4
+3 notifications would wait; session.max_notifications allows 2
+");
+    }
+
+    proptest! {
+        #[test]
+        fn applying_twice_is_applying_once(
+            clear: bool,
+            delete in proptest::collection::vec("[a-c]", 0..3),
+            set in proptest::collection::vec(("[a-c]", proptest::option::of("[0-9]")), 0..4),
+            announce in proptest::collection::vec(("[a-b]", "[0-9]", any::<bool>()), 0..4),
+        ) {
+            let json = |digits: String| Json::parse(digits.as_bytes()).unwrap();
+            let patch = Patch {
+                clear,
+                delete,
+                set: set.into_iter().map(|(name, value)| (name, value.map(json))).collect(),
+                announce: announce
+                    .into_iter()
+                    .map(|(name, value, append)| Announcement { name, value: json(value), append })
+                    .collect(),
+                ..Patch::default()
+            };
+            let once = patch.apply(&session(), &OCCASION).unwrap();
+            prop_assert_eq!(patch.apply(&once, &OCCASION).unwrap(), once);
+        }
+    }
+}
