@@ -1,4 +1,16 @@
-//! What one exchange does to the session: pure decisions between the I/O steps.
+//! What one exchange does to the session: the pure decisions between the I/O steps.
+//!
+//! [`Carried::due`] decides which notifications a request carries, [`plan()`] what to store and which
+//! cookie to set once the application has answered. Both are functions of what is known (cookie,
+//! record, request and response heads, signals, policy, time); [`crate::proxy`] carries out.
+
+mod delivery;
+mod plan;
+
+pub use delivery::{Carried, Visit, is_shown, page_path, redirect_target};
+pub use plan::{
+    Answer, CookieChange, Loaded, Plan, Refusal, Rules, Situation, Write, plan,
+};
 
 use std::time::Duration;
 

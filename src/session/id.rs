@@ -35,6 +35,11 @@ impl SessionId {
         Self(bytes)
     }
 
+    /// The bytes, as a record of a moved session holds them.
+    pub(crate) const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
     /// Draws a new id from the operating system's source of randomness.
     ///
     /// # Errors

@@ -83,6 +83,12 @@ impl Notifications {
         }
     }
 
+    /// The entries that the exchange of `token` holds.
+    pub fn held_by(&self, token: u64) -> Vec<EntryId> {
+        let is_held = |entry: &&Entry| entry.claim.is_some_and(|claim| claim.token == token);
+        self.0.iter().filter(is_held).map(|entry| entry.id).collect()
+    }
+
     /// Removes what the exchange of `token` holds: it was shown.
     pub fn confirm(&mut self, token: u64) {
         self.0
