@@ -324,3 +324,6 @@ fn check(session: &Session, rules: &Rules<'_>) -> Result<(), Refusal> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
