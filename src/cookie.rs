@@ -7,9 +7,11 @@
 pub mod signed;
 
 mod jar;
+mod problems;
 mod set_cookie;
 
 pub use jar::{read, strip};
+pub use problems::Problem;
 pub use set_cookie::{expire, issue};
 
 use crate::clock::Timestamp;
@@ -101,4 +103,26 @@ pub enum Expires {
     At(Timestamp),
     /// This many days after the cookie is set.
     Days(u32),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The defaults, with the secret of the recorded values.
+    pub(super) fn policy() -> CookiePolicy {
+        CookiePolicy {
+            name: "PYCKET_ID".to_owned(),
+            keyring: Keyring::single(b"Python rocks!"),
+            min_version: 1,
+            max_age_days: 31,
+            path: "/".to_owned(),
+            domain: None,
+            secure: Secure::Auto,
+            http_only: true,
+            same_site: Some(SameSite::Lax),
+            partitioned: false,
+            expiry: Expiry::default(),
+        }
+    }
 }
