@@ -13,7 +13,7 @@ mod encoding;
 mod names;
 
 pub use encoding::{Encoding, TextEncoding};
-pub use names::{Names, NamesError};
+pub use names::{Field, Names, NamesError};
 
 use http::HeaderName;
 
