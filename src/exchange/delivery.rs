@@ -6,6 +6,7 @@ use url::Url;
 
 use super::{Bind, Consume, NotificationPolicy};
 use crate::clock::Timestamp;
+use crate::contract::ContractPolicy;
 use crate::session::{EntryId, Notifications};
 
 /// What kind of request it is: whether a person will look at the answer.
@@ -84,10 +85,11 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 
 impl Carried {
     /// Which of the waiting notifications an exchange carries that loads `path` at `now`. `token`
-    /// must be unlike that of any other exchange.
+    /// must be unlike that of any other exchange. What the route does not expose is not carried.
     pub fn due(
         notifications: &Notifications,
         policy: &NotificationPolicy,
+        contract: &ContractPolicy,
         visit: Visit,
         path: &str,
         token: u64,
@@ -98,7 +100,11 @@ impl Carried {
             (Consume::Page, Visit::Page) | (Consume::Always, _) => true,
             (Consume::Ack, _) => false,
         };
-        let entries = notifications.due(path, policy.bind_grace, now);
+        let entries: Vec<EntryId> = notifications
+            .due(path, policy.bind_grace, now)
+            .filter(|entry| contract.exposes(&entry.name))
+            .map(|entry| entry.id)
+            .collect();
         let claim = (claims && !entries.is_empty()).then_some(token);
         Self { entries, claim }
     }

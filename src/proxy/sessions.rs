@@ -200,7 +200,7 @@ impl Sessions {
                 Ok(Stored::Moved(to)) => id = to,
                 Err(error) => {
                     if error.indicts_connection() {
-                        self.store.distrust().await;
+                        self.store.distrust();
                     }
                     return Err(StoreError::Corrupt(Box::new(error)));
                 }
@@ -234,7 +234,7 @@ impl Sessions {
             let now = clock::now();
             let waiting = &held.session.notifications;
             let rule = &policy.notifications;
-            let carried = Carried::due(waiting, rule, visit, path, token, now);
+            let carried = Carried::due(waiting, rule, &policy.contract, visit, path, token, now);
             if carried.claim.is_none() {
                 return Ok(Some((held, carried)));
             }

@@ -25,12 +25,15 @@ pub struct JsonError {
 }
 
 impl JsonError {
-    /// Keeps the parser's verdict, whose texts are fixed phrases that quote no content.
+    /// Keeps the parser's verdict where it is a fixed phrase; one about the wrong kind of data
+    /// would quote it.
     pub(crate) fn from_serde(error: &serde_json::Error, offset: usize) -> Self {
         let text = error.to_string();
-        let reason = text
-            .rsplit_once(" at line ")
-            .map_or(text.as_str(), |(reason, _)| reason);
+        let reason = match text.rsplit_once(" at line ") {
+            _ if error.is_data() => "not the expected kind of data",
+            Some((reason, _)) => reason,
+            None => &text,
+        };
         Self {
             position: offset + error.column(),
             reason: reason.to_owned(),

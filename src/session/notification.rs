@@ -66,14 +66,18 @@ impl Notifications {
     /// The entries that an exchange for `path` may carry at `now`: not held by another exchange,
     /// and not waiting for another page. One that is bound to another page is free `bind_grace`
     /// after it was made.
-    pub fn due(&self, path: &str, bind_grace: Duration, now: Timestamp) -> Vec<EntryId> {
-        let is_due = |entry: &&Entry| {
+    pub fn due(
+        &self,
+        path: &str,
+        bind_grace: Duration,
+        now: Timestamp,
+    ) -> impl Iterator<Item = &Entry> {
+        self.0.iter().filter(move |entry| {
             let free = entry.claim.is_none_or(|claim| claim.until <= now);
             let here = entry.target.as_deref().is_none_or(|target| target == path)
                 || entry.made.after(bind_grace) <= now;
             free && here
-        };
-        self.0.iter().filter(is_due).map(|entry| entry.id).collect()
+        })
     }
 
     /// Marks these entries as held by the exchange of `claim`.
@@ -206,6 +210,11 @@ mod tests {
         notifications
     }
 
+    fn due(notifications: &Notifications, path: &str, grace: u64, at: Timestamp) -> Vec<EntryId> {
+        let grace = Duration::from_secs(grace);
+        notifications.due(path, grace, at).map(|e| e.id).collect()
+    }
+
     fn all_text(notifications: &Notifications) -> String {
         String::from_utf8(notifications.text_of_all().to_vec()).unwrap()
     }
@@ -243,10 +252,10 @@ mod tests {
             until: NOW.after(Duration::from_secs(90)),
         };
         notifications.claim(&[EntryId(1)], claim);
-        let due = |at| notifications.due("/", Duration::ZERO, at);
-        assert_eq!(due(NOW), [EntryId(2)]);
+        assert_eq!(due(&notifications, "/", 0, NOW), [EntryId(2)]);
+        let later = NOW.after(Duration::from_secs(90));
         assert_eq!(
-            due(NOW.after(Duration::from_secs(90))),
+            due(&notifications, "/", 0, later),
             [EntryId(1), EntryId(2)]
         );
     }
@@ -260,9 +269,9 @@ mod tests {
         notifications.confirm(8);
         assert_eq!(all_text(&notifications), r#"{"b":2}"#);
         notifications.give_back(7);
-        assert!(notifications.due("/", Duration::ZERO, NOW).is_empty());
+        assert!(due(&notifications, "/", 0, NOW).is_empty());
         notifications.give_back(9);
-        assert_eq!(notifications.due("/", Duration::ZERO, NOW), [EntryId(2)]);
+        assert_eq!(due(&notifications, "/", 0, NOW), [EntryId(2)]);
     }
 
     #[test]
@@ -284,13 +293,10 @@ mod tests {
             Some("/cart"),
             NOW,
         );
-        let grace = Duration::from_secs(10);
-        assert_eq!(notifications.due("/cart", grace, NOW), [EntryId(1)]);
-        assert!(notifications.due("/other", grace, NOW).is_empty());
-        assert_eq!(
-            notifications.due("/other", grace, NOW.after(grace)),
-            [EntryId(1)]
-        );
+        assert_eq!(due(&notifications, "/cart", 10, NOW), [EntryId(1)]);
+        assert!(due(&notifications, "/other", 10, NOW).is_empty());
+        let later = NOW.after(Duration::from_secs(10));
+        assert_eq!(due(&notifications, "/other", 10, later), [EntryId(1)]);
     }
 
     #[test]

@@ -116,6 +116,11 @@ pub enum LimitExceeded {
 }
 
 impl Patch {
+    /// Whether it asks for nothing at all.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// The session after this patch. [`Session::refreshed`] stays as it was, so that two equal
     /// sessions mean that nothing changed.
     ///
