@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::tasks::Tasks;
 use crate::clock::{self, Timestamp};
 use crate::config::RoutePolicy;
 use crate::contract::Names;
@@ -18,6 +19,7 @@ use crate::exchange::{
 };
 use crate::format::{self, Stored};
 use crate::session::{Claim, Session, SessionId};
+use crate::telemetry::access::WriteOutcome;
 use crate::store::{BoxError, Created, Key, Replaced, Store, StoreError, Version};
 
 /// The sessions of one worker.
@@ -26,6 +28,7 @@ pub struct Sessions {
     store: Store,
     key_prefix: String,
     names: Names,
+    tasks: Tasks,
 }
 
 /// A session with what is needed to write it back.
@@ -83,30 +86,11 @@ pub enum Ending {
     Failed,
 }
 
-/// What was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wrote {
-    /// Nothing; nothing was asked for.
-    Nothing,
-    /// Nothing, though the application asked for something.
-    Dropped,
-    /// A new session.
-    Created,
-    /// A changed session.
-    Replaced,
-    /// The same session, to prolong it.
-    Touched,
-    /// The session under a new id.
-    Renewed,
-    /// The end of the session.
-    Destroyed,
-}
-
 /// The outcome of a commit.
 #[derive(Debug)]
 pub struct Committed {
     /// What was written.
-    pub wrote: Wrote,
+    pub wrote: WriteOutcome,
     /// What to do to the browser's cookie.
     pub cookie: CookieChange,
     /// The id that the cookie is issued for.
@@ -128,7 +112,7 @@ pub enum CommitError {
 /// What one try of a write came to.
 enum Attempt {
     /// It is done.
-    Done(Wrote, Option<SessionId>),
+    Done(WriteOutcome, Option<SessionId>),
     /// The record has changed meanwhile: look at it again.
     Changed,
     /// The record is gone meanwhile.
@@ -149,12 +133,19 @@ struct Progress {
 
 impl Sessions {
     /// The sessions in `store`, whose keys begin with `key_prefix`.
-    pub fn new(store: Store, key_prefix: String, names: Names) -> Self {
+    /// Writes that outlive their exchange count among `tasks`.
+    pub fn new(store: Store, key_prefix: String, names: Names, tasks: Tasks) -> Self {
         Self {
             store,
             key_prefix,
             names,
+            tasks,
         }
+    }
+
+    /// What has to end before the worker may stop.
+    pub fn tasks(&self) -> &Tasks {
+        &self.tasks
     }
 
     /// The store itself.
@@ -303,19 +294,21 @@ impl Sessions {
         let first = self.plan(&open, &ending, first_entry, &mut progress)?;
         match first.write {
             Write::Nothing => Ok(Committed {
-                wrote: Wrote::Nothing,
+                wrote: WriteOutcome::Nothing,
                 cookie: first.cookie,
                 id: None,
             }),
             Write::Drop => Ok(Committed {
-                wrote: Wrote::Dropped,
+                wrote: WriteOutcome::Dropped,
                 cookie: first.cookie,
                 id: None,
             }),
             Write::Touch(session) => Ok(self.touch(&open, &session).await),
             Write::Create(..) | Write::Replace(_) | Write::Renew(..) | Write::Destroy => {
                 let sessions = Arc::clone(self);
+                let running = self.tasks.begin();
                 let task = tokio::spawn(async move {
+                    let _running = running;
                     sessions
                         .persist(open, &ending, first_entry, first, progress)
                         .await
@@ -394,13 +387,13 @@ impl Sessions {
 
     /// Prolongs a session, if that can be had at once: the answer does not depend on it.
     async fn touch(&self, open: &Open, session: &Session) -> Committed {
-        let mut wrote = Wrote::Nothing;
+        let mut wrote = WriteOutcome::Nothing;
         if let Presence::Found(held) = &open.presence {
             match self
                 .replace(held, session, &open.policy, session.refreshed)
                 .await
             {
-                Ok(Replaced::Stored(_)) => wrote = Wrote::Touched,
+                Ok(Replaced::Stored(_)) => wrote = WriteOutcome::Touched,
                 // Whoever wrote meanwhile has prolonged it, or ended it.
                 Ok(Replaced::Stale | Replaced::Gone) => {}
                 Err(error) => {
@@ -490,12 +483,12 @@ impl Sessions {
             Presence::NotAsked | Presence::Missing | Presence::Gone | Presence::Unavailable => None,
         };
         let tried = match (write, held) {
-            (Write::Nothing | Write::Touch(_), _) => Ok(Attempt::Done(Wrote::Nothing, None)),
-            (Write::Drop, _) => Ok(Attempt::Done(Wrote::Dropped, None)),
+            (Write::Nothing | Write::Touch(_), _) => Ok(Attempt::Done(WriteOutcome::Nothing, None)),
+            (Write::Drop, _) => Ok(Attempt::Done(WriteOutcome::Dropped, None)),
             (Write::Create(id, session), _) => self
                 .create(id, session, &open.policy)
                 .await
-                .map(|_version| Attempt::Done(Wrote::Created, Some(id.clone()))),
+                .map(|_version| Attempt::Done(WriteOutcome::Created, Some(id.clone()))),
             (Write::Replace(session), Some(held)) => self.replace_held(held, session, open).await,
             (Write::Renew(id, session), Some(held)) => {
                 self.renew(held, id, session, open, progress).await
@@ -504,7 +497,7 @@ impl Sessions {
                 .store
                 .delete(&held.key)
                 .await
-                .map(|()| Attempt::Done(Wrote::Destroyed, None)),
+                .map(|()| Attempt::Done(WriteOutcome::Destroyed, None)),
             (Write::Replace(_) | Write::Renew(..) | Write::Destroy, None) => Ok(Attempt::Gone),
         };
         match tried {
@@ -521,7 +514,7 @@ impl Sessions {
         open: &Open,
     ) -> Result<Attempt, StoreError> {
         let policy = &open.policy;
-        let issued = || Attempt::Done(Wrote::Replaced, Some(held.id.clone()));
+        let issued = || Attempt::Done(WriteOutcome::Replaced, Some(held.id.clone()));
         match self
             .replace(held, session, policy, session.refreshed)
             .await
@@ -581,13 +574,13 @@ impl Sessions {
                 .await
         };
         match ended {
-            Ok(Replaced::Stored(_)) => Ok(Attempt::Done(Wrote::Renewed, Some(id.clone()))),
+            Ok(Replaced::Stored(_)) => Ok(Attempt::Done(WriteOutcome::Renewed, Some(id.clone()))),
             Ok(Replaced::Stale) => Ok(Attempt::Changed),
             Ok(Replaced::Gone) => Ok(Attempt::Gone),
             // If the old record is not what it was, it was ended: only the id that this exchange
             // has drawn can have followed it.
             Err(StoreError::Ambiguous(source)) => match self.store.load(&held.key).await {
-                Ok(None) => Ok(Attempt::Done(Wrote::Renewed, Some(id.clone()))),
+                Ok(None) => Ok(Attempt::Done(WriteOutcome::Renewed, Some(id.clone()))),
                 Ok(Some(_)) => Ok(Attempt::Changed),
                 Err(_) => Err(StoreError::Ambiguous(source)),
             },

@@ -1,0 +1,147 @@
+//! The access log's line of one exchange, while the exchange goes on.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::request::Parts;
+use http::{Response, StatusCode};
+
+use super::body::{BodyEnd, Delivered, OnEnd, Progress};
+use super::rescue::ProxyError;
+use super::tunnel::Transferred;
+use super::{Body, Peer};
+use crate::clock;
+use crate::config::LogLevel;
+use crate::telemetry::RequestId;
+use crate::telemetry::access::{
+    AccessLog, AccessRecord, CookieOutcome, RecordOutcome, WriteOutcome,
+};
+
+/// A line that is written when it is dropped: also an exchange whose client went away has one.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) record: AccessRecord,
+    log: Option<Arc<AccessLog>>,
+    started: Instant,
+    request: Option<Arc<Progress>>,
+}
+
+impl Line {
+    pub(super) fn begin(
+        log: Option<Arc<AccessLog>>,
+        id: RequestId,
+        head: &Parts,
+        peer: &Peer,
+    ) -> Self {
+        Self {
+            record: AccessRecord {
+                id,
+                time: clock::now(),
+                client: peer.addr().ip(),
+                method: head.method.clone(),
+                host: head.headers.get(http::header::HOST).cloned(),
+                target: head.uri.path_and_query().cloned(),
+                route: None,
+                // What nginx made a custom: the client went away before there was an answer.
+                status: StatusCode::from_u16(499).unwrap_or_default(),
+                bytes_in: 0,
+                bytes_out: 0,
+                total: std::time::Duration::ZERO,
+                store: std::time::Duration::ZERO,
+                upstream: std::time::Duration::ZERO,
+                cookie: CookieOutcome::None,
+                record: RecordOutcome::NotAsked,
+                wrote: WriteOutcome::Nothing,
+                claimed: 0,
+                shown: 0,
+                returned: 0,
+                error: Some("client_left"),
+            },
+            log,
+            started: Instant::now(),
+            request: None,
+        }
+    }
+
+    pub(super) fn id(&self) -> &str {
+        self.record.id.as_str()
+    }
+
+    /// Lets the bytes of the request body be counted.
+    pub(super) fn count_request(&mut self, progress: Option<Arc<Progress>>) {
+        self.request = progress;
+    }
+
+    /// Says in the log why an exchange failed, whole.
+    pub(super) fn failed(&mut self, error: &ProxyError, level: LogLevel) {
+        self.record.error = Some(error.word());
+        let request = self.id();
+        let route = self.record.route.as_deref().unwrap_or("-");
+        let cause = chain(error);
+        match level {
+            LogLevel::Error => tracing::error!(request, route, "{cause}"),
+            LogLevel::Warn => tracing::warn!(request, route, "{cause}"),
+            LogLevel::Info => tracing::info!(request, route, "{cause}"),
+            LogLevel::Debug => tracing::debug!(request, route, "{cause}"),
+        }
+    }
+
+    /// Ends with an answer of our own.
+    pub(super) fn end(mut self, status: StatusCode, response: &Response<Body>) {
+        self.record.status = status;
+        self.record.bytes_out = http_body::Body::size_hint(response.body()).lower();
+    }
+
+    /// Ends when the response's body does.
+    pub(super) fn on_end(mut self) -> OnEnd {
+        // Until the body says otherwise.
+        self.record.error = Some("client_left");
+        Box::new(move |delivered: Delivered| {
+            let mut line = self;
+            line.record.bytes_out = delivered.bytes;
+            line.record.error = match delivered.end {
+                BodyEnd::Complete => None,
+                BodyEnd::UpstreamBroke => Some("upstream_broke_off"),
+                BodyEnd::ClientLeft => Some("client_left"),
+            };
+        })
+    }
+
+    /// Ends when a tunnel does.
+    pub(super) fn tunnelled(mut self, status: StatusCode, moved: Transferred) {
+        self.record.status = status;
+        self.record.bytes_in = moved.up;
+        self.record.bytes_out = moved.down;
+        self.record.error = None;
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let Some(log) = &self.log else {
+            return;
+        };
+        if let Some(request) = &self.request {
+            self.record.bytes_in = request.bytes();
+        }
+        self.record.total = self.started.elapsed();
+        log.write(&self.record);
+    }
+}
+
+/// An error with all its causes, outermost first.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // Transparent errors repeat what their source says.
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
