@@ -1,0 +1,309 @@
+//! One Redis server: one pipelined connection for each worker.
+//!
+//! `create` is `SET NX PX`. `replace` and `remove` are one script that compares the SHA-1 of what
+//! is stored with that of the version's bytes: any format of records can be compared so, and only
+//! 40 bytes go over the wire for it. SHA-1 is what Redis offers; a collision would have to be
+//! between two records of one session, both written by the proxy. Every operation names a single
+//! key, so that a Redis Cluster could hold them.
+//!
+//! A write that runs into the deadline may wait in the driver's queue and be sent later, hence it
+//! is ambiguous like one that was sent. Nothing is queued while the connection is known to be down.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fred::clients::Client;
+use fred::error::Error;
+use fred::interfaces::{ClientLike, EventInterface, KeysInterface, LuaInterface};
+use fred::types::{ConnectHandle, Expiration, Key as RedisKey, SetOptions, Value};
+use sha1::{Digest, Sha1};
+use tokio::sync::broadcast;
+use tokio::time::{Instant, timeout};
+
+use super::breaker::Access;
+use super::{Created, Key, Record, Replaced, StoreError, Version};
+use crate::config::{self, Storage};
+use answer::classify;
+
+mod answer;
+mod settings;
+
+/// `KEYS[1]`: the record. `ARGV[1]`: the SHA-1 of the version, in hex. `ARGV[2]` and `ARGV[3]`: the
+/// new bytes and their lifetime in milliseconds; without them the record is deleted.
+const COMPARE_AND_WRITE: &str = "\
+local current = redis.call('GET', KEYS[1])
+if not current then return 0 end
+if redis.sha1hex(current) ~= ARGV[1] then return 1 end
+if ARGV[2] then
+  redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+else
+  redis.call('DEL', KEYS[1])
+end
+return 2";
+
+/// Errors of the connection are logged at most this often, by each worker.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+pub(super) struct Redis {
+    client: Client,
+    /// Set while a connection that can't be trusted is being replaced.
+    distrusted: Arc<AtomicBool>,
+    /// The SHA-1 of the script, by which Redis knows it.
+    script: String,
+    connection: ConnectHandle,
+}
+
+impl std::fmt::Debug for Redis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Redis").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        // The driver's task would keep the connection for ever.
+        self.connection.abort();
+    }
+}
+
+impl Redis {
+    /// Redis's own bound on one value: `proto-max-bulk-len` is 512 MiB by default.
+    pub(super) const MAX_RECORD: usize = 512 * 1024 * 1024;
+
+    /// Starts the connection and waits until it stands or has failed once; from then on it is
+    /// opened again in the background, for ever.
+    pub(super) async fn connect(
+        storage: &Storage,
+        redis: &config::Redis,
+        name: &str,
+    ) -> Result<Self, StoreError> {
+        let client = settings::client(storage, redis)?;
+        let mut first_error = client.error_rx();
+        tokio::spawn(log_errors(client.error_rx(), name.to_owned()));
+        let connection = client.connect();
+        let first_attempt = async {
+            tokio::select! {
+                connected = client.wait_for_connect() => drop(connected),
+                error = first_error.recv() => drop(error),
+            }
+        };
+        // Whatever came of it: operations say so themselves.
+        drop(timeout(storage.connect_timeout, first_attempt).await);
+        Ok(Self {
+            client,
+            distrusted: Arc::new(AtomicBool::new(false)),
+            script: sha1_hex(COMPARE_AND_WRITE.as_bytes()),
+            connection,
+        })
+    }
+
+    pub(super) async fn load(&self, key: &Key) -> Result<Option<Record>, StoreError> {
+        let answer: Result<Value, Error> = self.client()?.get(redis_key(key)).await;
+        let answer = answer.map_err(|error| classify(&error, Access::Read))?;
+        if answer.is_null() {
+            return Ok(None);
+        }
+        let is_text = answer.is_string() || answer.is_bytes();
+        let bytes = answer
+            .into_bytes()
+            .filter(|bytes| is_text && !bytes.is_empty());
+        let Some(bytes) = bytes else {
+            return Err(StoreError::corrupt("the answer to GET is no record"));
+        };
+        Ok(Some(Record {
+            version: Version::bytes(key, bytes.clone()),
+            bytes,
+        }))
+    }
+
+    pub(super) async fn create(
+        &self,
+        key: &Key,
+        bytes: Bytes,
+        ttl: Duration,
+    ) -> Result<Created, StoreError> {
+        let value = Value::Bytes(bytes.clone());
+        let expire = Some(Expiration::PX(millis(ttl)));
+        let answer: Result<Value, Error> = self
+            .client()?
+            .set(redis_key(key), value, expire, Some(SetOptions::NX), false)
+            .await;
+        let answer = answer.map_err(|error| classify(&error, Access::Write))?;
+        if answer.is_null() {
+            Ok(Created::Exists)
+        } else if answer.as_bytes() == Some(b"OK") {
+            Ok(Created::Stored(Version::bytes(key, bytes)))
+        } else {
+            Err(unexpected())
+        }
+    }
+
+    pub(super) async fn replace(
+        &self,
+        key: &Key,
+        version: &Version,
+        bytes: Bytes,
+        ttl: Duration,
+    ) -> Result<Replaced, StoreError> {
+        let new = [Value::Bytes(bytes.clone()), Value::Integer(millis(ttl))];
+        self.compare_and_write(key, version, new, || Version::bytes(key, bytes))
+            .await
+    }
+
+    pub(super) async fn remove(
+        &self,
+        key: &Key,
+        version: &Version,
+    ) -> Result<Replaced, StoreError> {
+        self.compare_and_write(key, version, [], || version.clone())
+            .await
+    }
+
+    pub(super) async fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        let answer: Result<Value, Error> = self.client()?.del(redis_key(key)).await;
+        number(answer).map(drop)
+    }
+
+    pub(super) async fn touch(&self, key: &Key, ttl: Duration) -> Result<bool, StoreError> {
+        let client = self.client()?;
+        let answer: Result<Value, Error> = client.pexpire(redis_key(key), millis(ttl), None).await;
+        match number(answer)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(unexpected()),
+        }
+    }
+
+    pub(super) async fn ping(&self) -> Result<(), StoreError> {
+        let answer: Result<Value, Error> = self.client()?.ping(None).await;
+        answer
+            .map(drop)
+            .map_err(|error| classify(&error, Access::Read))
+    }
+
+    /// Closes the connection, fails what waits on it, and opens another.
+    pub(super) fn distrust(&self) {
+        if self.distrusted.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let client = self.client.clone();
+        let distrusted = Arc::clone(&self.distrusted);
+        tokio::spawn(async move {
+            // An error means that there is no connection left to distrust.
+            drop(client.force_reconnection().await);
+            distrusted.store(false, Ordering::Relaxed);
+        });
+    }
+
+    async fn compare_and_write<const N: usize>(
+        &self,
+        key: &Key,
+        version: &Version,
+        new: [Value; N],
+        stored: impl FnOnce() -> Version,
+    ) -> Result<Replaced, StoreError> {
+        let Some(old) = version.as_bytes() else {
+            return Ok(Replaced::Stale);
+        };
+        let mut args = Vec::with_capacity(1 + N);
+        args.push(Value::from(sha1_hex(old)));
+        args.extend(new);
+        let client = self.client()?;
+        let script = self.script.as_str();
+        let mut answer: Result<Value, Error> =
+            client.evalsha(script, redis_key(key), args.clone()).await;
+        // Redis forgets scripts when it starts again. It has run nothing, so this is no repeat.
+        if matches!(&answer, Err(error) if answer::is_no_script(error)) {
+            answer = client.eval(COMPARE_AND_WRITE, redis_key(key), args).await;
+        }
+        match number(answer)? {
+            0 => Ok(Replaced::Gone),
+            1 => Ok(Replaced::Stale),
+            2 => Ok(Replaced::Stored(stored())),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// The client, if it has a connection to send on: what is queued without one would be sent
+    /// when nobody waits for it any more.
+    fn client(&self) -> Result<&Client, StoreError> {
+        if self.distrusted.load(Ordering::Relaxed) || !self.client.is_connected() {
+            return Err(StoreError::unavailable("there is no connection"));
+        }
+        Ok(&self.client)
+    }
+}
+
+fn redis_key(key: &Key) -> RedisKey {
+    RedisKey::from(key.0.clone())
+}
+
+/// Rounded up, so that what is asked for is never zero.
+fn millis(ttl: Duration) -> i64 {
+    i64::try_from(ttl.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX)
+}
+
+fn sha1_hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    Sha1::digest(bytes)
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|digit| DIGITS.get(usize::from(digit)).copied())
+        .map(char::from)
+        .collect()
+}
+
+/// The number that a write was answered with. Strings of digits don't count.
+fn number(answer: Result<Value, Error>) -> Result<i64, StoreError> {
+    let answer = answer.map_err(|error| classify(&error, Access::Write))?;
+    if let Value::Integer(number) = answer {
+        Ok(number)
+    } else {
+        Err(unexpected())
+    }
+}
+
+fn unexpected() -> StoreError {
+    StoreError::ambiguous("the server's answer does not fit the question")
+}
+
+/// Logs what goes wrong with the connection: a refused one, a wrong password, a bad certificate.
+async fn log_errors(
+    mut errors: broadcast::Receiver<(Error, Option<fred::types::config::Server>)>,
+    name: String,
+) {
+    let mut last: Option<Instant> = None;
+    loop {
+        match errors.recv().await {
+            Ok((error, _)) => {
+                if last.is_none_or(|last| last.elapsed() >= LOG_INTERVAL) {
+                    last = Some(Instant::now());
+                    let error = answer::text(&error);
+                    tracing::warn!(server = %name, %error, "the connection to Redis failed");
+                }
+            }
+            Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lifetimes_are_whole_milliseconds_rounded_up() {
+        assert_eq!(millis(Duration::from_nanos(1)), 1);
+        assert_eq!(millis(Duration::from_millis(1500)), 1500);
+        assert_eq!(millis(Duration::from_micros(1500)), 2);
+    }
+
+    #[test]
+    fn sha1_is_written_as_redis_writes_it() {
+        // FIPS 180-1, appendix A.
+        assert_eq!(sha1_hex(b"abc"), "a9993e364706816aba3e25717850c26c9cd0d89d");
+    }
+}

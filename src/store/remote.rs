@@ -1,0 +1,322 @@
+//! Servers behind a network: which one a key belongs to, and what is asked of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::breaker::{Access, Breaker, Guarded, guarded};
+use super::memcached::Memcached;
+use super::redis::Redis;
+use super::{Created, Key, Record, Replaced, StoreError, Version};
+use crate::config::{self, Storage};
+
+/// The servers of a store, each with its breaker: one Redis, or one or many memcached.
+#[derive(Clone, Debug)]
+pub(super) struct Fleet {
+    first: Arc<Remote>,
+    others: Arc<[Arc<Remote>]>,
+}
+
+#[derive(Debug)]
+struct Remote {
+    server: Server,
+    breaker: Breaker,
+    /// [`route_seed`] of the server's name.
+    seed: u64,
+}
+
+#[derive(Debug)]
+enum Server {
+    Redis(Redis),
+    Memcached(Memcached),
+}
+
+impl Fleet {
+    pub(super) async fn redis(
+        storage: &Storage,
+        redis: &config::Redis,
+    ) -> Result<Self, StoreError> {
+        let name = match &redis.address {
+            config::RedisAddress::Tcp { host, port } => format!("{host}:{port}"),
+            config::RedisAddress::Unix(path) => path.display().to_string(),
+        };
+        let server = Server::Redis(Redis::connect(storage, redis, &name).await?);
+        Ok(Self {
+            first: Arc::new(Remote::new(name, server, storage)),
+            others: Arc::new([]),
+        })
+    }
+
+    /// `servers` has at least one element; connections are opened by the first operations.
+    pub(super) fn memcached(storage: &Storage, servers: &[String], max_connections: usize) -> Self {
+        let mut remotes = servers.iter().map(|address| {
+            let server = Memcached::new(address.clone(), storage, max_connections);
+            Arc::new(Remote::new(
+                address.clone(),
+                Server::Memcached(server),
+                storage,
+            ))
+        });
+        Self {
+            first: remotes
+                .next()
+                .expect("the configuration has at least one memcached server"),
+            others: remotes.collect(),
+        }
+    }
+
+    /// The server that a key belongs to, by rendezvous hashing: each server scores the key, and
+    /// the highest score wins. The order of the servers does not matter, and adding or removing
+    /// one moves only the keys that it gains or loses.
+    fn of(&self, key: &Key) -> &Arc<Remote> {
+        if self.others.is_empty() {
+            return &self.first;
+        }
+        let mut best = (route_score(self.first.seed, key), &self.first);
+        for remote in self.others.iter() {
+            let score = route_score(remote.seed, key);
+            if score > best.0 {
+                best = (score, remote);
+            }
+        }
+        best.1
+    }
+
+    pub(super) async fn load(&self, key: &Key) -> Result<Option<Record>, StoreError> {
+        let remote = self.of(key);
+        let operation = async {
+            match &remote.server {
+                Server::Redis(redis) => redis.load(key).await,
+                Server::Memcached(memcached) => memcached.load(key).await,
+            }
+        };
+        guarded(remote, Access::Read, operation).await
+    }
+
+    pub(super) async fn create(
+        &self,
+        key: &Key,
+        bytes: Bytes,
+        ttl: Duration,
+    ) -> Result<Created, StoreError> {
+        let remote = self.of(key);
+        remote.check_size(key, &bytes)?;
+        let operation = async {
+            match &remote.server {
+                Server::Redis(redis) => redis.create(key, bytes, ttl).await,
+                Server::Memcached(memcached) => memcached.create(key, &bytes, ttl).await,
+            }
+        };
+        guarded(remote, Access::Write, operation).await
+    }
+
+    pub(super) async fn replace(
+        &self,
+        key: &Key,
+        version: &Version,
+        bytes: Bytes,
+        ttl: Duration,
+    ) -> Result<Replaced, StoreError> {
+        let remote = self.of(key);
+        remote.check_size(key, &bytes)?;
+        let operation = async {
+            match &remote.server {
+                Server::Redis(redis) => redis.replace(key, version, bytes, ttl).await,
+                Server::Memcached(memcached) => memcached.replace(key, version, &bytes, ttl).await,
+            }
+        };
+        guarded(remote, Access::Write, operation).await
+    }
+
+    pub(super) async fn remove(
+        &self,
+        key: &Key,
+        version: &Version,
+    ) -> Result<Replaced, StoreError> {
+        let remote = self.of(key);
+        let operation = async {
+            match &remote.server {
+                Server::Redis(redis) => redis.remove(key, version).await,
+                Server::Memcached(memcached) => memcached.remove(key, version).await,
+            }
+        };
+        guarded(remote, Access::Write, operation).await
+    }
+
+    pub(super) async fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        let remote = self.of(key);
+        let operation = async {
+            match &remote.server {
+                Server::Redis(redis) => redis.delete(key).await,
+                Server::Memcached(memcached) => memcached.delete(key).await,
+            }
+        };
+        guarded(remote, Access::Write, operation).await
+    }
+
+    pub(super) async fn touch(&self, key: &Key, ttl: Duration) -> Result<bool, StoreError> {
+        let remote = self.of(key);
+        let operation = async {
+            match &remote.server {
+                Server::Redis(redis) => redis.touch(key, ttl).await,
+                Server::Memcached(memcached) => memcached.touch(key, ttl).await,
+            }
+        };
+        guarded(remote, Access::Write, operation).await
+    }
+
+    /// One server that answers is enough: a fleet with a gap still serves the other keys.
+    pub(super) async fn ping(&self) -> Result<(), StoreError> {
+        let mut outcome = guarded(&self.first, Access::Read, self.first.ping()).await;
+        for remote in self.others.iter() {
+            if outcome.is_ok() {
+                break;
+            }
+            outcome = guarded(remote, Access::Read, remote.ping()).await;
+        }
+        outcome
+    }
+
+    pub(super) fn distrust(&self) {
+        for remote in std::iter::once(&self.first).chain(self.others.iter()) {
+            match &remote.server {
+                Server::Redis(redis) => redis.distrust(),
+                Server::Memcached(memcached) => memcached.distrust(),
+            }
+        }
+    }
+}
+
+impl Remote {
+    fn new(name: String, server: Server, storage: &Storage) -> Self {
+        Self {
+            seed: route_seed(&name),
+            breaker: Breaker::new(name, storage),
+            server,
+        }
+    }
+
+    /// Refuses what the server would refuse, before it is sent: memcached drops the old record
+    /// when the new one is too large.
+    fn check_size(&self, key: &Key, bytes: &Bytes) -> Result<(), StoreError> {
+        let limit = match self.server {
+            Server::Redis(_) => Redis::MAX_RECORD,
+            Server::Memcached(_) => Memcached::MAX_ITEM.saturating_sub(key.0.len()),
+        };
+        if bytes.len() > limit {
+            return Err(StoreError::TooLarge {
+                size: bytes.len(),
+                limit,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Guarded for Remote {
+    fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        match &self.server {
+            Server::Redis(redis) => redis.ping().await,
+            Server::Memcached(memcached) => memcached.ping().await,
+        }
+    }
+}
+
+// Copies of the proxy that run side by side, also of different versions, must look for a key on
+// the same server. So the hash is spelt out here and never changes; std's hashers promise nothing
+// between releases. FNV-1a (RFC 9923), and MurmurHash3's finalizer because FNV's high bits alone
+// are poor.
+
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
+
+/// What scoring starts from: the hash of a server's name as configured, and a zero byte.
+fn route_seed(server: &str) -> u64 {
+    fnv(fnv(FNV_OFFSET, server.as_bytes()), &[0])
+}
+
+fn route_score(seed: u64, key: &Key) -> u64 {
+    let mut score = fnv(seed, &key.0);
+    score = (score ^ (score >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    score = (score ^ (score >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    score ^ (score >> 33)
+}
+
+fn fnv(state: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(state, |state, byte| {
+        (state ^ u64::from(*byte)).wrapping_mul(FNV_PRIME)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn storage() -> Storage {
+        Storage {
+            engine: config::Engine::Memory { max_bytes: 0 },
+            key_prefix: String::new(),
+            timeout: Duration::from_secs(1),
+            connect_timeout: Duration::from_secs(1),
+            breaker_failures: 5,
+            breaker_retry: Duration::from_secs(1),
+        }
+    }
+
+    fn owners(servers: &[&str], keys: u32) -> Vec<String> {
+        let servers: Vec<_> = servers.iter().map(|&server| server.to_owned()).collect();
+        let fleet = Fleet::memcached(&storage(), &servers, 1);
+        (0..keys)
+            .map(|number| {
+                let key = Key::new("session:", number.to_string().as_bytes()).unwrap();
+                match &fleet.of(&key).server {
+                    Server::Memcached(memcached) => memcached.address().to_owned(),
+                    Server::Redis(_) => unreachable!("the fleet is of memcached servers"),
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn keys_spread_evenly_and_in_any_order_of_servers() {
+        let owner = owners(&["a:11211", "b:11211", "c:11211"], 30_000);
+        let mut counts: HashMap<&str, u32> = HashMap::new();
+        for server in &owner {
+            *counts.entry(server).or_default() += 1;
+        }
+        assert_eq!(counts.len(), 3);
+        assert!(
+            counts.values().all(|count| (9_500..10_500).contains(count)),
+            "{counts:?}"
+        );
+        assert_eq!(owner, owners(&["c:11211", "a:11211", "b:11211"], 30_000));
+    }
+
+    #[test]
+    fn removed_server_moves_only_its_own_keys() {
+        let three = owners(&["a:11211", "b:11211", "c:11211"], 3_000);
+        let two = owners(&["a:11211", "c:11211"], 3_000);
+        for (before, after) in three.iter().zip(&two) {
+            assert!(before == after || before == "b:11211");
+        }
+    }
+
+    /// Fixed for ever: another copy of the proxy computes the same.
+    #[test]
+    fn routing_hash_has_known_values() {
+        // FNV-1a of "a" is in RFC 9923's test vectors.
+        assert_eq!(fnv(FNV_OFFSET, b"a"), 0xaf63_dc4c_8601_ec8c);
+        let key = Key::new("pycket:", b"0123456789abcdef").unwrap();
+        assert_eq!(
+            route_score(route_seed("127.0.0.1:11211"), &key),
+            0x4670_bdf4_53f0_12c5
+        );
+    }
+}
