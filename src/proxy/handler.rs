@@ -86,7 +86,7 @@ impl Handler for Proxy {
         head.headers.insert(id_header.clone(), id.header());
         let mut line = Line::begin(self.access.clone(), id.clone(), &head, peer);
         match self.exchange(head, body, peer, &mut line).await {
-            Ok(response) => response(line),
+            Ok(reply) => reply.finish(line, &self.tasks),
             Err(error) => {
                 let rescue = error.rescue();
                 line.failed(&error, rescue.level);
@@ -98,8 +98,24 @@ impl Handler for Proxy {
     }
 }
 
-/// Makes the response once the log line can be handed over to its body.
-type Finish = Box<dyn FnOnce(Line) -> Response<Body> + Send>;
+/// What goes back to the client.
+enum Reply {
+    /// The application's response.
+    Stream {
+        head: http::response::Parts,
+        incoming: Incoming,
+        outbound: Outbound,
+        lease: Lease,
+    },
+    /// A change of protocol; bytes follow, both ways.
+    Tunnel {
+        head: http::response::Parts,
+        downstream: OnUpgrade,
+        upstream: OnUpgrade,
+        peer: Arc<Peer>,
+        lease: Lease,
+    },
+}
 
 impl Proxy {
     /// A handler for one worker.
@@ -141,7 +157,7 @@ impl Proxy {
         body: Incoming,
         peer: &Arc<Peer>,
         line: &mut Line,
-    ) -> Result<Finish, ProxyError> {
+    ) -> Result<Reply, ProxyError> {
         let framing = Framing::of(&body);
         let downstream = head.extensions.remove::<OnUpgrade>();
         let inbound = self
@@ -337,7 +353,7 @@ impl Proxy {
         mut asked: Asked,
         peer: &Arc<Peer>,
         line: &mut Line,
-    ) -> Result<Finish, ProxyError> {
+    ) -> Result<Reply, ProxyError> {
         let mut response = response;
         let upstream = hyper::upgrade::on(&mut response);
         let (mut head, incoming) = response.into_parts();
@@ -360,19 +376,20 @@ impl Proxy {
         if head.status == StatusCode::SWITCHING_PROTOCOLS
             && let Some(downstream) = asked.downstream.take()
         {
-            let peer = Arc::clone(peer);
-            let tasks = self.tasks.clone();
-            return Ok(Box::new(move |line| {
-                let status = head.status;
-                tunnel::join(downstream, upstream, peer, lease, &tasks, move |moved| {
-                    line.tunnelled(status, moved);
-                });
-                Response::from_parts(head, Body::Empty)
-            }));
+            return Ok(Reply::Tunnel {
+                head,
+                downstream,
+                upstream,
+                peer: Arc::clone(peer),
+                lease,
+            });
         }
-        Ok(Box::new(move |line| {
-            stream(head, incoming, outbound, lease, line)
-        }))
+        Ok(Reply::Stream {
+            head,
+            incoming,
+            outbound,
+            lease,
+        })
     }
 
     /// Steps 8 to 10, and the cookie: what the application asked for is stored when this returns.
@@ -539,16 +556,35 @@ fn commit_failed(error: CommitError) -> ProxyError {
     }
 }
 
-fn stream(
-    head: http::response::Parts,
-    incoming: Incoming,
-    outbound: Outbound,
-    lease: Lease,
-    mut line: Line,
-) -> Response<Body> {
-    line.record.status = head.status;
-    let body = UpstreamBody::new(incoming, outbound.trailers, lease, line.on_end());
-    Response::from_parts(head, Body::Upstream(body))
+impl Reply {
+    /// Makes the response. The line goes with its body, and is written when that has ended.
+    fn finish(self, mut line: Line, tasks: &Tasks) -> Response<Body> {
+        match self {
+            Self::Stream {
+                head,
+                incoming,
+                outbound,
+                lease,
+            } => {
+                line.record.status = head.status;
+                let body = UpstreamBody::new(incoming, outbound.trailers, lease, line.on_end());
+                Response::from_parts(head, Body::Upstream(body))
+            }
+            Self::Tunnel {
+                head,
+                downstream,
+                upstream,
+                peer,
+                lease,
+            } => {
+                let status = head.status;
+                tunnel::join(downstream, upstream, peer, lease, tasks, move |moved| {
+                    line.tunnelled(status, moved);
+                });
+                Response::from_parts(head, Body::Empty)
+            }
+        }
+    }
 }
 
 /// The host that was asked for, without its port; empty where HTTP/1.0 named none.
