@@ -9,7 +9,7 @@ use super::parse::{self, Wrong};
 use super::policy::{contract_overrides, value_name};
 use super::section::Section;
 use super::tree::{Node, Origin, Value};
-use crate::contract::{Capture, Field, Inject, Names, NamesError, TextEncoding, collisions};
+use crate::contract::{Capture, Field, Inject, Names, NamesError, TextEncoding};
 
 /// Reads `[headers]`: the policy into `policy`, and the names.
 pub(super) fn read(mut section: Section<'_, '_>, policy: &mut RoutePolicy) -> Names {
@@ -107,7 +107,7 @@ fn target(
 ) -> Option<HeaderName> {
     let header = parse::parse_header_name(name).and_then(|header| {
         taken.push(header.clone());
-        let error = collisions(&taken).pop();
+        let error = Names::collisions(&taken).pop();
         match error.map_or_else(|| names.reserve(&header), Err) {
             Ok(()) => Ok(header),
             Err(error) => Err(unusable(&error)),
