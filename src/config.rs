@@ -1,8 +1,32 @@
 //! The configuration, ready to use.
 //!
-//! `pycket.toml`, the environment and the command line flow in as text ([`mod@file`] reads all of
-//! them and reports every mistake at once); a [`Config`] whose fields can't be wrong flows out.
+//! `pycket.toml`, the environment and the command line flow in as text; [`load()`] reads all of them
+//! and reports every mistake at once; a [`Config`] whose fields can't be wrong flows out.
 //! `pycket.toml` in the repository's root is the reference of every key, its unit and its default.
+//!
+//! This module reads no file, environment or clock by itself: [`Sources`] carries all of it in.
+
+mod cookies;
+mod excerpt;
+mod headers;
+mod load;
+mod parse;
+mod policy;
+mod problem;
+mod reader;
+mod redis;
+mod routes;
+mod secret;
+mod section;
+mod server;
+mod storage;
+mod summary;
+mod tree;
+mod units;
+
+pub use load::{Flags, Sources, load};
+pub use problem::{Colours, Excerpt, Place, Problem, Problems, Warning, report, report_warning};
+pub use summary::summary;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;

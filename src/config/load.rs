@@ -1,0 +1,261 @@
+//! From text to a [`Config`]: all sources are read, all mistakes collected.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::time::Duration;
+use std::{fmt, io};
+
+use toml::de::Error;
+
+use super::excerpt::{Show, SourceFile};
+use super::parse::Wrong;
+use super::problem::{Place, Problem, Problems, Warning};
+use super::reader::{Findings, Reader};
+use super::section::Section;
+use super::tree::{Entry, Node, Origin, Table, Value, parse_document};
+use super::units::show_duration;
+use super::{Config, Engine, cookies, headers, policy, routes, server, storage};
+
+/// Everything that a configuration is made from. A flag wins over the environment, the
+/// environment over the file, the file over the defaults.
+pub struct Sources<'a> {
+    /// Name and text of the file; `None` is none.
+    pub file: Option<(String, String)>,
+    /// All environment variables; those that begin with `PYCKET_` mean keys, and the others can
+    /// hold secrets.
+    pub environment: Vec<(String, String)>,
+    /// What the command line says.
+    pub flags: Flags,
+    /// What `workers = "auto"` means.
+    pub processors: NonZeroUsize,
+    /// Reads a file that holds a secret.
+    pub read_file: &'a dyn Fn(&Path) -> io::Result<Vec<u8>>,
+}
+
+/// It holds secrets.
+impl fmt::Debug for Sources<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sources(..)")
+    }
+}
+
+/// Keys that have flags.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// `--listen`, once for each address; empty is not given.
+    pub listen: Vec<String>,
+    /// `--upstream`.
+    pub upstream: Option<String>,
+    /// `--engine`.
+    pub engine: Option<String>,
+}
+
+/// Makes the configuration, or says everything that is wrong with it.
+///
+/// # Errors
+///
+/// [`Problems`], with every mistake in every source. While the file is not TOML, only that is
+/// said: what else stands in it can't be known.
+pub fn load(sources: Sources<'_>) -> Result<(Config, Vec<Warning>), Problems> {
+    let (config, findings) = load_with_findings(sources)?;
+    Ok((config, findings.warnings))
+}
+
+/// As [`load`], with all that the reading found.
+fn load_with_findings(sources: Sources<'_>) -> Result<(Config, Findings), Problems> {
+    let file = sources.file.map(|(path, text)| SourceFile { path, text });
+    let mut table = Table::new();
+    if let Some(file) = &file {
+        match parse_document(&file.text) {
+            Ok(parsed) => table = parsed,
+            Err(errors) => return Err(syntax_problems(file, &errors)),
+        }
+    }
+    add_flags(&mut table, sources.flags);
+    let environment: BTreeMap<String, String> = sources.environment.into_iter().collect();
+    let mut reader = Reader::new(file, environment, sources.read_file);
+    // It named the file, so it has had its effect.
+    let _used = reader.variable("PYCKET_CONFIG");
+    let config = read(reader.root(table), sources.processors);
+    if let Some(config) = &config {
+        check(&mut reader, config);
+    }
+    let mut findings = reader.finish();
+    let problems = std::mem::take(&mut findings.problems);
+    match (Problems::from_vec(problems), config) {
+        (Some(problems), _) => Err(problems),
+        (None, Some(config)) => Ok((config, findings)),
+        (None, None) => Err(Problems::one(Problem {
+            place: Place::Nowhere,
+            key: Some("cookies.secret".to_owned()),
+            wrong: "there is no usable secret".to_owned(),
+            right: None,
+        })),
+    }
+}
+
+fn syntax_problems(file: &SourceFile, errors: &[Error]) -> Problems {
+    let mut problems: Vec<Problem> = Vec::new();
+    for error in errors {
+        let end = file.text.len();
+        let excerpt = file.excerpt(error.span().unwrap_or(end..end), Show::Value);
+        let is_known = problems
+            .iter()
+            .any(|earlier| matches!(&earlier.place, Place::File(at) if at.line == excerpt.line));
+        // What follows on the same line mostly follows from the first.
+        if !is_known {
+            problems.push(Problem {
+                place: Place::File(excerpt),
+                key: None,
+                wrong: format!("not TOML: {}", error.message()),
+                right: None,
+            });
+        }
+    }
+    Problems::from_vec(problems).unwrap_or_else(|| {
+        Problems::one(Problem {
+            place: Place::Nowhere,
+            key: None,
+            wrong: "the file is not TOML".to_owned(),
+            right: None,
+        })
+    })
+}
+
+fn add_flags(table: &mut Table, flags: Flags) {
+    let listen = flags.listen.into_iter().map(Value::Untyped);
+    let listen: Vec<Node> = listen
+        .map(|value| Node {
+            origin: Origin::Flag("--listen"),
+            value,
+        })
+        .collect();
+    let listen = (!listen.is_empty()).then_some(Value::List(listen));
+    let given = [
+        ("listen", "--listen", listen),
+        ("upstream", "--upstream", flags.upstream.map(Value::Untyped)),
+        ("engine", "--engine", flags.engine.map(Value::Untyped)),
+    ];
+    for (key, flag, value) in given {
+        if let Some(value) = value {
+            let origin = Origin::Flag(flag);
+            let entry = Entry {
+                key: origin.clone(),
+                node: Node { origin, value },
+            };
+            table.insert(key.to_owned(), entry);
+        }
+    }
+}
+
+/// Reads all keys. `None` when there is no usable secret; the mistakes are with the reader.
+fn read(mut root: Section<'_, '_>, processors: NonZeroUsize) -> Option<Config> {
+    let listen = server::listen(&mut root);
+    let upstream = server::upstream(&mut root).unwrap_or_else(server::default_upstream);
+    let engine = storage::engine(&mut root);
+    let workers = server::workers(&mut root, processors);
+    let storage = storage::read(root.section("storage"), engine);
+    let cookie = cookies::read(root.section("cookies"));
+    let mut policy = policy::defaults();
+    policy::session(root.section("session"), &mut policy);
+    policy::notifications(root.section("notifications"), &mut policy);
+    let names = headers::read(root.section("headers"), &mut policy);
+    let forwarding = server::forwarding(root.section("forwarding"));
+    let limits = server::limits(root.section("limits"));
+    let timeouts = server::timeouts(root.section("timeouts"));
+    let log = server::log(root.section("log"));
+    let routes = routes::read(&mut root, &upstream, &policy);
+    root.finish();
+    Some(Config {
+        listen,
+        workers,
+        storage,
+        cookie: cookie?,
+        names,
+        routes,
+        forwarding,
+        limits,
+        timeouts,
+        log,
+    })
+}
+
+/// What keys of different tables ask of each other. The policy is looked at on one of the routes:
+/// these keys are the same on all of them.
+fn check(reader: &mut Reader<'_>, config: &Config) {
+    check_request_id(reader, config);
+    let Some(policy) = config
+        .routes
+        .iter()
+        .find_map(|route| route.session.as_ref())
+    else {
+        return;
+    };
+    let lifetimes = policy.session.lifetimes;
+    let max_age = Duration::from_hours(24) * config.cookie.max_age_days;
+    if lifetimes.max > max_age {
+        let wrong = Wrong::new(
+            format!(
+                "a session could live for {}, but its cookie counts as expired after {} days",
+                show_duration(lifetimes.max),
+                config.cookie.max_age_days
+            ),
+            "lower `session.max_lifetime`, or raise `cookies.max_age_days`",
+        );
+        reader.problem_between(&["session.max_lifetime", "cookies.max_age_days"], wrong);
+    }
+    if lifetimes.idle > lifetimes.max && reader.is_given("session.idle_timeout") {
+        let wrong = Wrong::new(
+            format!(
+                "it is over `session.max_lifetime`, {}",
+                show_duration(lifetimes.max)
+            ),
+            "no session lives longer than that: lower the one or raise the other",
+        );
+        reader.problem_between(&["session.idle_timeout", "session.max_lifetime"], wrong);
+    }
+    let claim = policy.notifications.claim_timeout;
+    let response = config.timeouts.upstream_response;
+    if claim <= response {
+        let wrong = Wrong::new(
+            format!(
+                "claims end after {}, but an answer may take {}: two pages could show the same",
+                show_duration(claim),
+                show_duration(response)
+            ),
+            "raise `notifications.claim_timeout` over `timeouts.upstream_response`",
+        );
+        reader.problem_between(
+            &["notifications.claim_timeout", "timeouts.upstream_response"],
+            wrong,
+        );
+    }
+    let commit = policy.session.commit_timeout;
+    let operation = config.storage.timeout;
+    if !matches!(config.storage.engine, Engine::Memory { .. }) && commit < operation {
+        let wrong = Wrong::new(
+            format!(
+                "writes are tried for {}, but one try may take {}",
+                show_duration(commit),
+                show_duration(operation)
+            ),
+            "raise `session.commit_timeout` to `storage.timeout` or more",
+        );
+        reader.problem_between(&["session.commit_timeout", "storage.timeout"], wrong);
+    }
+}
+
+/// The header of request ids is sent by the proxy, so it must be none that means something else.
+fn check_request_id(reader: &mut Reader<'_>, config: &Config) {
+    let header = &config.log.request_id_header;
+    // Nothing else may be sent under the usual name: that is what makes it forbidden there.
+    let is_usual = header == "x-request-id";
+    if config.names.is_reserved(header) || !is_usual && config.names.check_target(header).is_err() {
+        let wrong = Wrong::new("this header is used for something else", "\"X-Request-Id\"");
+        reader.problem_between(&["log.request_id_header"], wrong);
+    }
+}
+
+#[cfg(test)]
+mod tests;

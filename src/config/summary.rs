@@ -1,0 +1,148 @@
+//! What a configuration comes to, for people: `pycket check` and the start of `pycket run` show it.
+
+use std::fmt::Write as _;
+
+use super::units::{show_duration, show_size};
+use super::{Config, Engine, Redis, RedisAddress, Route, RoutePolicy};
+use crate::cookie::Secure;
+use crate::exchange::{Bind, Consume, Create, OnStoreError};
+
+/// Writes what would run, one line for each subject; it holds no secret.
+pub fn summary(config: &Config) -> String {
+    let mut text = String::new();
+    let mut line = |subject: &str, what: &str| {
+        // Writing to a String can't fail.
+        let _infallible = writeln!(text, "{subject:<9} {what}");
+    };
+    let addresses: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+    let workers = count(config.workers.get(), "worker");
+    line(
+        "listen",
+        &format!("{} with {workers}", addresses.join(", ")),
+    );
+    line("storage", &storage(config));
+    line("cookie", &cookie(config));
+    if let Some(policy) = config
+        .routes
+        .iter()
+        .find_map(|route| route.session.as_ref())
+    {
+        line("sessions", &sessions(policy));
+    }
+    for item in &config.routes {
+        line("route", &route(item));
+    }
+    text
+}
+
+fn storage(config: &Config) -> String {
+    let storage = &config.storage;
+    match &storage.engine {
+        Engine::Memory { max_bytes } => format!(
+            "memory, up to {}, gone when the proxy stops",
+            show_size(*max_bytes)
+        ),
+        Engine::Redis(redis) => format!(
+            "redis at {}, keys {}*",
+            redis_address(redis),
+            storage.key_prefix
+        ),
+        Engine::Memcached { servers, .. } => format!(
+            "memcached at {}, keys {}*",
+            servers.join(", "),
+            storage.key_prefix
+        ),
+    }
+}
+
+fn redis_address(redis: &Redis) -> String {
+    let database = redis.database;
+    match &redis.address {
+        RedisAddress::Unix(path) => format!("{}, database {database}", path.display()),
+        RedisAddress::Tcp { host, port } => {
+            let tls = if redis.tls.is_some() { " with TLS" } else { "" };
+            let host = if host.contains(':') {
+                format!("[{host}]")
+            } else {
+                host.clone()
+            };
+            format!("{host}:{port}{tls}, database {database}")
+        }
+    }
+}
+
+fn cookie(config: &Config) -> String {
+    let cookie = &config.cookie;
+    let secure = match cookie.secure {
+        Secure::Auto => "secure by TLS",
+        Secure::Always => "always secure",
+        Secure::Never => "never secure",
+    };
+    let domain = match &cookie.domain {
+        Some(domain) => format!(" of {domain}"),
+        None => String::new(),
+    };
+    format!(
+        "{}{domain} on {}, {secure}, for {}",
+        cookie.name,
+        cookie.path,
+        count(
+            usize::try_from(cookie.max_age_days).unwrap_or(usize::MAX),
+            "day"
+        )
+    )
+}
+
+fn sessions(policy: &RoutePolicy) -> String {
+    let lifetimes = policy.session.lifetimes;
+    format!(
+        "end after {} without use and {} in all",
+        show_duration(lifetimes.idle),
+        show_duration(lifetimes.max)
+    )
+}
+
+fn route(route: &Route) -> String {
+    let to = format!("{} -> http://{}", route.name, route.upstream.authority);
+    let Some(policy) = &route.session else {
+        return format!("{to}, no sessions");
+    };
+    let mut notes = String::new();
+    let mut note = |is_so: bool, what: &str| {
+        if is_so {
+            notes.push_str(", ");
+            notes.push_str(what);
+        }
+    };
+    note(
+        policy.session.create == Create::Always,
+        "a session for everyone",
+    );
+    note(
+        policy.session.on_store_error == OnStoreError::Anonymous,
+        "without sessions when the store is down",
+    );
+    note(!policy.contract.signals, "read-only");
+    if let Some(names) = &policy.contract.expose {
+        let names = count(names.len(), "name");
+        note(true, &format!("shows {names} only"));
+    }
+    note(
+        policy.notifications.consume == Consume::Ack,
+        "notifications until taken",
+    );
+    note(
+        policy.notifications.consume == Consume::Always,
+        "notifications with any exchange",
+    );
+    note(
+        policy.notifications.bind == Bind::Redirect,
+        "notifications follow redirects",
+    );
+    format!("{to}{notes}")
+}
+
+fn count(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
