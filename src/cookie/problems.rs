@@ -68,25 +68,25 @@ impl CookiePolicy {
             if host_prefix {
                 report(
                     "cookies.secure",
-                    "browsers take a name with `__Host-` only when the cookie is always Secure: expected `always`",
+                    "browsers take a name with `__Host-` only when the cookie is always Secure: expected `true`",
                 );
             } else if begins_with("__Secure-") {
                 report(
                     "cookies.secure",
-                    "browsers take a name with `__Secure-` only when the cookie is always Secure: expected `always`",
+                    "browsers take a name with `__Secure-` only when the cookie is always Secure: expected `true`",
                 );
             }
             if self.partitioned {
                 report(
                     "cookies.secure",
-                    "browsers take a Partitioned cookie only when it is always Secure: expected `always`",
+                    "browsers take a Partitioned cookie only when it is always Secure: expected `true`",
                 );
             }
         }
         if self.secure == Secure::Never && self.same_site == Some(SameSite::None) {
             report(
                 "cookies.secure",
-                "browsers take SameSite=None only when the cookie is Secure: expected `always` or `auto`",
+                "browsers take SameSite=None only when the cookie is Secure: expected `true` or `auto`",
             );
         }
         if host_prefix && self.path != "/" {
@@ -173,7 +173,7 @@ mod tests {
             ..named("__host-sid")
         };
         insta::assert_snapshot!(text(&policy), @r"
-        cookies.secure: browsers take a name with `__Host-` only when the cookie is always Secure: expected `always`
+        cookies.secure: browsers take a name with `__Host-` only when the cookie is always Secure: expected `true`
         cookies.path: browsers take a name with `__Host-` only with the path `/`: expected `/`
         cookies.domain: browsers take a name with `__Host-` only without a domain: expected none
         ");
@@ -190,7 +190,7 @@ mod tests {
             domain: Some("example.com".to_owned()),
             ..named("__Secure-sid")
         };
-        insta::assert_snapshot!(text(&policy), @"cookies.secure: browsers take a name with `__Secure-` only when the cookie is always Secure: expected `always`");
+        insta::assert_snapshot!(text(&policy), @"cookies.secure: browsers take a name with `__Secure-` only when the cookie is always Secure: expected `true`");
         policy.secure = Secure::Always;
         assert_eq!(policy.problems(), []);
     }
@@ -202,7 +202,7 @@ mod tests {
             secure: Secure::Never,
             ..policy()
         };
-        insta::assert_snapshot!(text(&policy), @"cookies.secure: browsers take SameSite=None only when the cookie is Secure: expected `always` or `auto`");
+        insta::assert_snapshot!(text(&policy), @"cookies.secure: browsers take SameSite=None only when the cookie is Secure: expected `true` or `auto`");
         policy.secure = Secure::Auto;
         assert_eq!(policy.problems(), []);
     }
@@ -213,7 +213,7 @@ mod tests {
             partitioned: true,
             ..policy()
         };
-        insta::assert_snapshot!(text(&policy), @"cookies.secure: browsers take a Partitioned cookie only when it is always Secure: expected `always`");
+        insta::assert_snapshot!(text(&policy), @"cookies.secure: browsers take a Partitioned cookie only when it is always Secure: expected `true`");
         policy.secure = Secure::Always;
         assert_eq!(policy.problems(), []);
     }
