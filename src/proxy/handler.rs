@@ -3,7 +3,7 @@
 //! The numbers in the comments are those of the crate's documentation.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
@@ -19,7 +19,7 @@ use super::sessions::{CommitError, Committed, Ending, Held, Open, Presence, Sess
 use super::tasks::Tasks;
 use super::upstream::{Lease, Pool};
 use super::body::{RequestBody, UpstreamBody};
-use super::{Body, Handler, Peer, tunnel};
+use super::{Body, Handler, Peer, Worker, tunnel};
 use crate::clock;
 use crate::config::{Config, RoutePolicy};
 use crate::contract::request::{self, State, View, injected_size};
@@ -28,7 +28,7 @@ use crate::cookie::{self, Presented};
 use crate::exchange::{
     Bind, Carried, CookieChange, OnStoreError, Refusal, Visit, is_shown, page_path, redirect_target,
 };
-use crate::store::StoreError;
+use crate::store::{BoxError, MemoryStore, Store, StoreError};
 use crate::telemetry::RequestIds;
 use crate::telemetry::access::{AccessLog, CookieOutcome, RecordOutcome, WriteOutcome};
 
@@ -149,6 +149,41 @@ impl Proxy {
             ids,
             access,
         }
+    }
+
+    /// Makes a worker's handler, with its own way to the store. `memory` is shared by all workers.
+    ///
+    /// # Errors
+    ///
+    /// The store's settings can't be used, or the operating system has no randomness. A store that
+    /// is down is no error.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing stays behind.
+    pub async fn for_worker(
+        config: Arc<Config>,
+        memory: MemoryStore,
+        worker: Worker,
+    ) -> Result<Self, BoxError> {
+        let store = Store::connect(&config.storage, &memory).await?;
+        let sessions = Sessions::new(
+            store,
+            config.storage.key_prefix.clone(),
+            config.names.clone(),
+            worker.tasks.clone(),
+        );
+        if worker.index == 0 {
+            tokio::spawn(purge(memory));
+        }
+        let access = config.log.access.then(|| {
+            let log = Arc::new(AccessLog::to_stdout(config.log.format));
+            let flushed = Arc::clone(&log);
+            tokio::spawn(async move { flushed.keep_flushing().await });
+            log
+        });
+        let ids = RequestIds::new()?;
+        Ok(Self::new(config, Arc::new(sessions), worker.tasks, ids, access))
     }
 
     async fn exchange(
@@ -529,6 +564,15 @@ impl Proxy {
         if let Some(cookie) = cookie {
             head.headers.append(http::header::SET_COOKIE, cookie);
         }
+    }
+}
+
+/// Frees the memory of sessions that nobody asks for any more.
+async fn purge(memory: MemoryStore) {
+    let mut every_second = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        let now = every_second.tick().await;
+        memory.purge(now);
     }
 }
 
