@@ -8,18 +8,19 @@
 //!
 //! A write that runs into the deadline may wait in the driver's queue and be sent later, hence it
 //! is ambiguous like one that was sent. Nothing is queued while the connection is known to be down.
+//! So a late write can only follow a connection that broke at that very moment.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use fred::clients::Client;
-use fred::error::Error;
+use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike, EventInterface, KeysInterface, LuaInterface};
 use fred::types::{ConnectHandle, Expiration, Key as RedisKey, SetOptions, Value};
 use sha1::{Digest, Sha1};
-use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, timeout};
 
 use super::breaker::Access;
@@ -43,11 +44,18 @@ else
 end
 return 2";
 
+/// How long a connection that has just broken still counts as broken when nothing else is known.
+///
+/// The driver says "connected" until it begins to connect again, which is after the first delay of
+/// [`settings::reconnect`], 100 ms at most. What is queued until then may be sent much later.
+const BROKEN_FOR: Duration = Duration::from_millis(150);
+
 /// Errors of the connection are logged at most this often, by each worker.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 pub(super) struct Redis {
     client: Client,
+    link: Arc<Link>,
     /// Set while a connection that can't be trusted is being replaced.
     distrusted: Arc<AtomicBool>,
     /// The SHA-1 of the script, by which Redis knows it.
@@ -58,6 +66,23 @@ pub(super) struct Redis {
 impl std::fmt::Debug for Redis {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Redis").finish_non_exhaustive()
+    }
+}
+
+/// What is known of the connection beyond what the driver says.
+#[derive(Debug, Default)]
+struct Link {
+    broken: Mutex<Option<Instant>>,
+}
+
+impl Link {
+    fn set(&self, broken: Option<Instant>) {
+        *self.broken.lock().unwrap_or_else(PoisonError::into_inner) = broken;
+    }
+
+    fn is_broken(&self) -> bool {
+        let broken = *self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        broken.is_some_and(|since| since.elapsed() < BROKEN_FOR)
     }
 }
 
@@ -81,7 +106,8 @@ impl Redis {
     ) -> Result<Self, StoreError> {
         let client = settings::client(storage, redis)?;
         let mut first_error = client.error_rx();
-        tokio::spawn(log_errors(client.error_rx(), name.to_owned()));
+        let link = Arc::new(Link::default());
+        tokio::spawn(watch(&client, Arc::clone(&link), name.to_owned()));
         let connection = client.connect();
         let first_attempt = async {
             tokio::select! {
@@ -93,6 +119,7 @@ impl Redis {
         drop(timeout(storage.connect_timeout, first_attempt).await);
         Ok(Self {
             client,
+            link,
             distrusted: Arc::new(AtomicBool::new(false)),
             script: sha1_hex(COMPARE_AND_WRITE.as_bytes()),
             connection,
@@ -101,7 +128,7 @@ impl Redis {
 
     pub(super) async fn load(&self, key: &Key) -> Result<Option<Record>, StoreError> {
         let answer: Result<Value, Error> = self.client()?.get(redis_key(key)).await;
-        let answer = answer.map_err(|error| classify(&error, Access::Read))?;
+        let answer = answer.map_err(|error| self.failure(&error, Access::Read))?;
         if answer.is_null() {
             return Ok(None);
         }
@@ -130,7 +157,7 @@ impl Redis {
             .client()?
             .set(redis_key(key), value, expire, Some(SetOptions::NX), false)
             .await;
-        let answer = answer.map_err(|error| classify(&error, Access::Write))?;
+        let answer = answer.map_err(|error| self.failure(&error, Access::Write))?;
         if answer.is_null() {
             Ok(Created::Exists)
         } else if answer.as_bytes() == Some(b"OK") {
@@ -163,13 +190,13 @@ impl Redis {
 
     pub(super) async fn delete(&self, key: &Key) -> Result<(), StoreError> {
         let answer: Result<Value, Error> = self.client()?.del(redis_key(key)).await;
-        number(answer).map(drop)
+        self.number(answer).map(drop)
     }
 
     pub(super) async fn touch(&self, key: &Key, ttl: Duration) -> Result<bool, StoreError> {
         let client = self.client()?;
         let answer: Result<Value, Error> = client.pexpire(redis_key(key), millis(ttl), None).await;
-        match number(answer)? {
+        match self.number(answer)? {
             0 => Ok(false),
             1 => Ok(true),
             _ => Err(unexpected()),
@@ -180,7 +207,7 @@ impl Redis {
         let answer: Result<Value, Error> = self.client()?.ping(None).await;
         answer
             .map(drop)
-            .map_err(|error| classify(&error, Access::Read))
+            .map_err(|error| self.failure(&error, Access::Read))
     }
 
     /// Closes the connection, fails what waits on it, and opens another.
@@ -218,7 +245,7 @@ impl Redis {
         if matches!(&answer, Err(error) if answer::is_no_script(error)) {
             answer = client.eval(COMPARE_AND_WRITE, redis_key(key), args).await;
         }
-        match number(answer)? {
+        match self.number(answer)? {
             0 => Ok(Replaced::Gone),
             1 => Ok(Replaced::Stale),
             2 => Ok(Replaced::Stored(stored())),
@@ -229,10 +256,28 @@ impl Redis {
     /// The client, if it has a connection to send on: what is queued without one would be sent
     /// when nobody waits for it any more.
     fn client(&self) -> Result<&Client, StoreError> {
-        if self.distrusted.load(Ordering::Relaxed) || !self.client.is_connected() {
+        let distrusted = self.distrusted.load(Ordering::Relaxed);
+        if distrusted || !self.client.is_connected() || self.link.is_broken() {
             return Err(StoreError::unavailable("there is no connection"));
         }
         Ok(&self.client)
+    }
+
+    /// The number that a write was answered with. Strings of digits don't count.
+    fn number(&self, answer: Result<Value, Error>) -> Result<i64, StoreError> {
+        let answer = answer.map_err(|error| self.failure(&error, Access::Write))?;
+        if let Value::Integer(number) = answer {
+            Ok(number)
+        } else {
+            Err(unexpected())
+        }
+    }
+
+    fn failure(&self, error: &Error, access: Access) -> StoreError {
+        if matches!(error.kind(), ErrorKind::IO | ErrorKind::Canceled) {
+            self.link.set(Some(Instant::now()));
+        }
+        classify(error, access)
     }
 }
 
@@ -255,37 +300,40 @@ fn sha1_hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// The number that a write was answered with. Strings of digits don't count.
-fn number(answer: Result<Value, Error>) -> Result<i64, StoreError> {
-    let answer = answer.map_err(|error| classify(&error, Access::Write))?;
-    if let Value::Integer(number) = answer {
-        Ok(number)
-    } else {
-        Err(unexpected())
-    }
-}
-
 fn unexpected() -> StoreError {
     StoreError::ambiguous("the server's answer does not fit the question")
 }
 
-/// Logs what goes wrong with the connection: a refused one, a wrong password, a bad certificate.
-async fn log_errors(
-    mut errors: broadcast::Receiver<(Error, Option<fred::types::config::Server>)>,
-    name: String,
-) {
-    let mut last: Option<Instant> = None;
-    loop {
-        match errors.recv().await {
-            Ok((error, _)) => {
-                if last.is_none_or(|last| last.elapsed() >= LOG_INTERVAL) {
-                    last = Some(Instant::now());
-                    let error = answer::text(&error);
-                    tracing::warn!(server = %name, %error, "the connection to Redis failed");
-                }
+/// Keeps watch over the connection, and logs what goes wrong with it: that it was refused or lost,
+/// a wrong password, a bad certificate. Ends with the client.
+fn watch(client: &Client, link: Arc<Link>, name: String) -> impl Future<Output = ()> + use<> {
+    let (mut errors, mut reconnected) = (client.error_rx(), client.reconnect_rx());
+    let mut logged: Option<Instant> = None;
+    async move {
+        loop {
+            let error = tokio::select! {
+                biased;
+                error = errors.recv() => error,
+                server = reconnected.recv() => match server {
+                    Ok(_) | Err(RecvError::Lagged(_)) => {
+                        link.set(None);
+                        continue;
+                    }
+                    Err(RecvError::Closed) => return,
+                },
+            };
+            let error = match error {
+                Ok((error, _)) => error,
+                Err(RecvError::Lagged(_)) => continue,
+                Err(RecvError::Closed) => return,
+            };
+            let now = Instant::now();
+            link.set(Some(now));
+            if logged.is_none_or(|last| now.duration_since(last) >= LOG_INTERVAL) {
+                logged = Some(now);
+                let error = answer::text(&error);
+                tracing::warn!(server = %name, %error, "the connection to Redis failed");
             }
-            Err(broadcast::error::RecvError::Lagged(_)) => {}
-            Err(broadcast::error::RecvError::Closed) => return,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Servers behind a network: which one a key belongs to, and what is asked of it.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,12 +86,12 @@ impl Fleet {
 
     pub(super) async fn load(&self, key: &Key) -> Result<Option<Record>, StoreError> {
         let remote = self.of(key);
-        let operation = async {
+        let operation = pin!(async {
             match &remote.server {
                 Server::Redis(redis) => redis.load(key).await,
                 Server::Memcached(memcached) => memcached.load(key).await,
             }
-        };
+        });
         guarded(remote, Access::Read, operation).await
     }
 
@@ -102,12 +103,12 @@ impl Fleet {
     ) -> Result<Created, StoreError> {
         let remote = self.of(key);
         remote.check_size(key, &bytes)?;
-        let operation = async {
+        let operation = pin!(async {
             match &remote.server {
                 Server::Redis(redis) => redis.create(key, bytes, ttl).await,
                 Server::Memcached(memcached) => memcached.create(key, &bytes, ttl).await,
             }
-        };
+        });
         guarded(remote, Access::Write, operation).await
     }
 
@@ -120,12 +121,12 @@ impl Fleet {
     ) -> Result<Replaced, StoreError> {
         let remote = self.of(key);
         remote.check_size(key, &bytes)?;
-        let operation = async {
+        let operation = pin!(async {
             match &remote.server {
                 Server::Redis(redis) => redis.replace(key, version, bytes, ttl).await,
                 Server::Memcached(memcached) => memcached.replace(key, version, &bytes, ttl).await,
             }
-        };
+        });
         guarded(remote, Access::Write, operation).await
     }
 
@@ -135,45 +136,45 @@ impl Fleet {
         version: &Version,
     ) -> Result<Replaced, StoreError> {
         let remote = self.of(key);
-        let operation = async {
+        let operation = pin!(async {
             match &remote.server {
                 Server::Redis(redis) => redis.remove(key, version).await,
                 Server::Memcached(memcached) => memcached.remove(key, version).await,
             }
-        };
+        });
         guarded(remote, Access::Write, operation).await
     }
 
     pub(super) async fn delete(&self, key: &Key) -> Result<(), StoreError> {
         let remote = self.of(key);
-        let operation = async {
+        let operation = pin!(async {
             match &remote.server {
                 Server::Redis(redis) => redis.delete(key).await,
                 Server::Memcached(memcached) => memcached.delete(key).await,
             }
-        };
+        });
         guarded(remote, Access::Write, operation).await
     }
 
     pub(super) async fn touch(&self, key: &Key, ttl: Duration) -> Result<bool, StoreError> {
         let remote = self.of(key);
-        let operation = async {
+        let operation = pin!(async {
             match &remote.server {
                 Server::Redis(redis) => redis.touch(key, ttl).await,
                 Server::Memcached(memcached) => memcached.touch(key, ttl).await,
             }
-        };
+        });
         guarded(remote, Access::Write, operation).await
     }
 
     /// One server that answers is enough: a fleet with a gap still serves the other keys.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        let mut outcome = guarded(&self.first, Access::Read, self.first.ping()).await;
+        let mut outcome = guarded(&self.first, Access::Read, pin!(self.first.ping())).await;
         for remote in self.others.iter() {
             if outcome.is_ok() {
                 break;
             }
-            outcome = guarded(remote, Access::Read, remote.ping()).await;
+            outcome = guarded(remote, Access::Read, pin!(remote.ping())).await;
         }
         outcome
     }
