@@ -1,0 +1,340 @@
+//! Bodies: what streams through, and the moment when it has ended.
+//!
+//! Nothing is copied and nothing is held: a frame that one side reads is the frame that the other
+//! side writes, and the next one is read when the writer has room. What is added on the way is a
+//! filter for trailers and the news of the end, with the number of bytes.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName};
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use crate::proxy::upstream::Lease;
+
+/// The body of a response to the client.
+#[derive(Debug)]
+pub enum Body {
+    /// Nothing.
+    Empty,
+    /// A text of our own; empty once it is sent.
+    Full(Bytes),
+    /// What the upstream sends.
+    Upstream(UpstreamBody),
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(text) if text.is_empty() => Poll::Ready(None),
+            Self::Full(text) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
+            Self::Upstream(body) => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(text) => text.is_empty(),
+            Self::Upstream(body) => body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(text) => {
+                SizeHint::with_exact(u64::try_from(text.len()).unwrap_or(u64::MAX))
+            }
+            Self::Upstream(body) => body.incoming.size_hint(),
+        }
+    }
+}
+
+/// How a response body ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyEnd {
+    /// The upstream sent all of it, and all of it was handed to the client's connection.
+    Complete,
+    /// The upstream broke off; the client's connection is cut, so that it can tell.
+    UpstreamBroke,
+    /// The client went away, or the proxy stopped.
+    ClientLeft,
+}
+
+/// What became of a response body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    /// How it ended.
+    pub end: BodyEnd,
+    /// Bytes that were handed to the client's connection, framing not counted.
+    pub bytes: u64,
+}
+
+/// What is called once when a body has ended, in whichever way.
+pub type OnEnd = Box<dyn FnOnce(Delivered) + Send>;
+
+/// A response body as it comes from the upstream.
+pub struct UpstreamBody {
+    incoming: Incoming,
+    trailers: Vec<HeaderName>,
+    bytes: u64,
+    lease: Option<Lease>,
+    on_end: Option<OnEnd>,
+}
+
+impl UpstreamBody {
+    /// Streams `incoming`. Of its trailers only those named in `trailers` pass. When it has ended,
+    /// the connection goes back to its pool if all of it was read, and is closed otherwise; then
+    /// `on_end` is called.
+    pub fn new(incoming: Incoming, trailers: Vec<HeaderName>, lease: Lease, on_end: OnEnd) -> Self {
+        Self {
+            incoming,
+            trailers,
+            bytes: 0,
+            lease: Some(lease),
+            on_end: Some(on_end),
+        }
+    }
+
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => {
+                self.finish(BodyEnd::UpstreamBroke);
+                return Poll::Ready(Some(Err(error)));
+            }
+            None => {
+                self.finish(BodyEnd::Complete);
+                return Poll::Ready(None);
+            }
+        };
+        let frame = filter(frame, &self.trailers);
+        self.bytes = self.bytes.saturating_add(data_len(frame.as_ref()));
+        // hyper does not ask again after the last byte of a known length.
+        if frame.is_none() || self.incoming.is_end_stream() {
+            self.finish(BodyEnd::Complete);
+        }
+        Poll::Ready(frame.map(Ok))
+    }
+
+    fn finish(&mut self, end: BodyEnd) {
+        if let Some(lease) = self.lease.take()
+            && end == BodyEnd::Complete
+        {
+            lease.give_back();
+        }
+        if let Some(on_end) = self.on_end.take() {
+            on_end(Delivered {
+                end,
+                bytes: self.bytes,
+            });
+        }
+    }
+}
+
+impl Drop for UpstreamBody {
+    fn drop(&mut self) {
+        // A body without bytes (HEAD, 204, 304) is dropped without having been asked once.
+        let complete = self.incoming.is_end_stream();
+        self.finish(if complete {
+            BodyEnd::Complete
+        } else {
+            BodyEnd::ClientLeft
+        });
+    }
+}
+
+impl fmt::Debug for UpstreamBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamBody")
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The body of a request to the upstream.
+#[derive(Debug)]
+pub struct RequestBody(Option<Sending>);
+
+#[derive(Debug)]
+struct Sending {
+    incoming: Incoming,
+    trailers: Vec<HeaderName>,
+    progress: Arc<Progress>,
+}
+
+impl RequestBody {
+    /// No body.
+    pub fn empty() -> Self {
+        Self(None)
+    }
+
+    /// Streams `incoming`. Of its trailers only those named in `trailers` pass.
+    pub fn new(incoming: Incoming, trailers: Vec<HeaderName>) -> Self {
+        if incoming.is_end_stream() {
+            return Self::empty();
+        }
+        Self(Some(Sending {
+            incoming,
+            trailers,
+            progress: Arc::new(Progress::new()),
+        }))
+    }
+
+    /// How far it has come; `None` when there is no body.
+    pub fn progress(&self) -> Option<Arc<Progress>> {
+        self.0.as_ref().map(|sending| Arc::clone(&sending.progress))
+    }
+}
+
+impl http_body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(sending) = &mut self.get_mut().0 else {
+            return Poll::Ready(None);
+        };
+        let progress = &sending.progress;
+        let polled = Pin::new(&mut sending.incoming).poll_frame(cx);
+        progress.starved.store(polled.is_pending(), Ordering::Relaxed);
+        let frame = match ready!(polled) {
+            Some(Ok(frame)) => filter(frame, &sending.trailers),
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            None => None,
+        };
+        progress.advance(data_len(frame.as_ref()));
+        Poll::Ready(frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_none_or(|sending| sending.incoming.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Some(sending) => sending.incoming.size_hint(),
+            None => SizeHint::with_exact(0),
+        }
+    }
+}
+
+/// How far a request body has come. Whoever waits for the answer asks, because an upload that
+/// takes its time is no reason to give up, and because it tells who is slow.
+#[derive(Debug)]
+pub struct Progress {
+    started: Instant,
+    /// Milliseconds from `started` to the last frame.
+    moved: AtomicU64,
+    bytes: AtomicU64,
+    /// Whether the upstream would take more than the client gives.
+    starved: AtomicBool,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            moved: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            starved: AtomicBool::new(false),
+        }
+    }
+
+    fn advance(&self, bytes: u64) {
+        let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.moved.store(elapsed, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// When the last frame passed, or the body's beginning.
+    pub fn last_moved(&self) -> Instant {
+        self.started + Duration::from_millis(self.moved.load(Ordering::Relaxed))
+    }
+
+    /// Whether it is the client that the upstream waits for.
+    pub fn is_starved(&self) -> bool {
+        self.starved.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that have passed, framing not counted.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// Leaves of trailers what may pass; `None` when that is nothing. Data passes as it is.
+fn filter(frame: Frame<Bytes>, allowed: &[HeaderName]) -> Option<Frame<Bytes>> {
+    let trailers = match frame.into_trailers() {
+        Ok(trailers) => trailers,
+        Err(data) => return Some(data),
+    };
+    let mut kept = HeaderMap::new();
+    for name in allowed {
+        for value in trailers.get_all(name) {
+            kept.append(name, value.clone());
+        }
+    }
+    (!kept.is_empty()).then(|| Frame::trailers(kept))
+}
+
+fn data_len(frame: Option<&Frame<Bytes>>) -> u64 {
+    let data = frame.and_then(Frame::data_ref);
+    data.map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trailers(names: &[&'static str]) -> Frame<Bytes> {
+        let mut map = HeaderMap::new();
+        for name in names {
+            map.append(*name, http::HeaderValue::from_static("v"));
+        }
+        Frame::trailers(map)
+    }
+
+    #[test]
+    fn only_allowed_trailers_pass() {
+        let allowed = [HeaderName::from_static("x-checksum")];
+        let kept = filter(trailers(&["x-checksum", "x-session", "x-checksum"]), &allowed);
+        let kept = kept.and_then(|frame| frame.into_trailers().ok()).unwrap();
+        assert_eq!(kept.len(), 2);
+        assert_eq!(kept.get_all("x-checksum").iter().count(), 2);
+    }
+
+    #[test]
+    fn a_trailer_section_without_allowed_fields_vanishes() {
+        assert!(filter(trailers(&["x-session"]), &[]).is_none());
+    }
+
+    #[test]
+    fn data_passes_the_filter() {
+        let frame = filter(Frame::data(Bytes::from_static(b"abc")), &[]).unwrap();
+        assert_eq!(data_len(Some(&frame)), 3);
+    }
+}

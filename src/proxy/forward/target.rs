@@ -1,0 +1,95 @@
+//! Where a request wants to go: the request target and `Host` (RFC 9112 section 3.2).
+
+use http::header::HOST;
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderValue, Method, Uri, Version, request};
+
+use super::RequestError;
+
+/// Leaves a target in origin-form (or `*`) and at most one `Host`, which is valid. The authority
+/// of an absolute target replaces `Host` (RFC 9112 section 3.2.2).
+pub(super) fn rewrite(head: &mut request::Parts) -> Result<(), RequestError> {
+    if head.method == Method::CONNECT {
+        return Err(RequestError::Connect);
+    }
+    check_host(head)?;
+    match (head.uri.scheme(), head.uri.authority()) {
+        (None, None) if head.uri.path().starts_with('/') => Ok(()),
+        (None, None) if head.uri.path() == "*" && head.method == Method::OPTIONS => Ok(()),
+        (Some(scheme), Some(authority)) if *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS => {
+            let host = authority.as_str();
+            if !is_host(host.as_bytes()) {
+                return Err(RequestError::HostInvalid);
+            }
+            let host = HeaderValue::from_str(host).map_err(|_invalid| RequestError::HostInvalid)?;
+            head.headers.insert(HOST, host);
+            to_origin_form(head)
+        }
+        _ => Err(RequestError::Target),
+    }
+}
+
+fn check_host(head: &request::Parts) -> Result<(), RequestError> {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
+        (Some(_), None) => Err(RequestError::HostInvalid),
+        (None, _) if head.version == Version::HTTP_10 => Ok(()),
+        (Some(_), Some(_)) | (None, _) => Err(RequestError::HostCount),
+    }
+}
+
+fn to_origin_form(head: &mut request::Parts) -> Result<(), RequestError> {
+    let mut parts = std::mem::take(&mut head.uri).into_parts();
+    parts.scheme = None;
+    parts.authority = None;
+    let path = parts
+        .path_and_query
+        .unwrap_or_else(|| PathAndQuery::from_static("/"));
+    // `http://host?query` has an empty path; what goes upstream must begin with a slash.
+    parts.path_and_query = Some(if path.as_str().starts_with('/') {
+        path
+    } else {
+        PathAndQuery::try_from(format!("/{}", path.as_str()))
+            .map_err(|_invalid| RequestError::Target)?
+    });
+    head.uri = Uri::from_parts(parts).map_err(|_invalid| RequestError::Target)?;
+    Ok(())
+}
+
+/// Whether `text` is a host, with or without port: a name of letters, digits and `-._~`, an IPv4
+/// address, or an IPv6 address in brackets.
+///
+/// RFC 3986 section 3.2.2 would also allow percent signs and punctuation, which no name in DNS has
+/// and every attack on caches and routes tries.
+pub(super) fn is_host(text: &[u8]) -> bool {
+    let name = host_name(text);
+    let port_is_fine = match text.get(name.len()..) {
+        Some([]) => true,
+        Some([b':', port @ ..]) => port.len() <= 5 && port.iter().all(u8::is_ascii_digit),
+        Some(_) | None => false,
+    };
+    let name_is_fine = match name {
+        [] => false,
+        [b'[', address @ .., b']'] => std::str::from_utf8(address)
+            .is_ok_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok()),
+        name => name
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(byte)),
+    };
+    name_is_fine && port_is_fine
+}
+
+/// What stands before the port; brackets stay.
+pub(super) fn host_name(text: &[u8]) -> &[u8] {
+    let end = if text.first() == Some(&b'[') {
+        text.iter()
+            .position(|&byte| byte == b']')
+            .map_or(text.len(), |bracket| bracket.saturating_add(1))
+    } else {
+        text.iter()
+            .position(|&byte| byte == b':')
+            .unwrap_or(text.len())
+    };
+    text.get(..end).unwrap_or_default()
+}

@@ -1,0 +1,367 @@
+//! Connections to an application, and requests by them.
+//!
+//! A [`Pool`] belongs to one worker and one upstream. A request takes an idle connection, the one
+//! that was used last, or opens one; when the response's body has been read to its end, the
+//! connection goes back. How many exchanges run at a time is bounded, and with it the number of
+//! connections. hyper's own pooling client does the same at a price of a tenth more CPU.
+//!
+//! A request is sent a second time only when the connection was closed before a byte of it was
+//! written; everything else may have happened already, and the application alone knows.
+//!
+//! Interim responses end here: 100 answers an `Expect` that we never forward, and hyper's server
+//! has no way to send 103 on. They do not prolong the wait for the final response.
+
+use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap};
+use std::fmt;
+use std::io;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::uri::Authority;
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::debug;
+
+use crate::config::Config;
+use crate::proxy::body::{Progress, RequestBody};
+use crate::proxy::forward;
+
+/// The largest response head, and the most that is read at once. Signals of a whole session have
+/// to fit; hyper's own limit would be 400 kB.
+const MAX_RESPONSE_HEAD: usize = 128 * 1024;
+
+/// Why a request got no response.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// No connection could be opened; the request was not sent.
+    #[error("the upstream can't be reached")]
+    Connect(#[source] io::Error),
+    /// Opening a connection took too long; the request was not sent.
+    #[error("the upstream did not accept a connection in time")]
+    ConnectTimeout,
+    /// As many exchanges as allowed were running all the time; the request was not sent.
+    #[error("all connections to the upstream are in use")]
+    Busy,
+    /// The whole request was sent, or the upstream did not take it, and no response came.
+    #[error("the upstream did not answer in time")]
+    ResponseTimeout,
+    /// The upstream waits for a body that the client does not send.
+    #[error("the client stopped sending its request")]
+    RequestStalled,
+    /// The client's connection broke in the middle of the request body.
+    #[error("the client broke off its request")]
+    RequestBroken(#[source] hyper::Error),
+    /// The connection ended, or brought something that is no response. The request may have been
+    /// acted upon.
+    #[error("the upstream broke off, or sent no proper response")]
+    Broken(#[source] hyper::Error),
+}
+
+/// The bounds of a pool.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolSettings {
+    /// Exchanges at a time, and so connections.
+    pub max_connections: usize,
+    /// How long opening a connection may take, and how long a request waits for its turn.
+    pub connect_timeout: Duration,
+    /// From the whole request sent to the response head.
+    pub response_timeout: Duration,
+    /// How long an unused connection is kept. It should be shorter than the application's own
+    /// keep-alive, or requests will meet connections that are just being closed.
+    pub idle_timeout: Duration,
+}
+
+/// One worker's connections to one upstream.
+pub struct Pool {
+    host: String,
+    port: u16,
+    /// Stands in for the `Host` that an HTTP/1.0 request may lack.
+    authority: HeaderValue,
+    settings: PoolSettings,
+    builder: Builder,
+    slots: Arc<Semaphore>,
+    /// Oldest first. A std mutex, since it is held for a few instructions and never across an
+    /// await; only one thread ever comes here.
+    idle: Mutex<VecDeque<Idle>>,
+}
+
+struct Idle {
+    sender: SendRequest<RequestBody>,
+    since: Instant,
+}
+
+/// The right to a connection while its response is read. Dropping it closes the connection.
+pub struct Lease {
+    pool: Arc<Pool>,
+    sender: SendRequest<RequestBody>,
+    slot: OwnedSemaphorePermit,
+}
+
+impl Pool {
+    /// A pool without connections.
+    pub fn new(authority: &Authority, settings: PoolSettings) -> Arc<Self> {
+        let mut builder = Builder::new();
+        builder
+            .max_header_size(MAX_RESPONSE_HEAD)
+            .max_buf_size(MAX_RESPONSE_HEAD);
+        let host = authority.host();
+        let host = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host);
+        Arc::new(Self {
+            host: host.to_owned(),
+            port: authority.port_u16().unwrap_or(80),
+            authority: HeaderValue::from_str(authority.as_str())
+                .expect("an authority is visible ASCII"),
+            settings,
+            builder,
+            slots: Arc::new(Semaphore::new(
+                settings.max_connections.min(Semaphore::MAX_PERMITS),
+            )),
+            idle: Mutex::default(),
+        })
+    }
+
+    /// One pool for each route, in the order of the routes. Routes that share an upstream share
+    /// its pool.
+    pub fn for_routes(config: &Config) -> Vec<Arc<Self>> {
+        let settings = PoolSettings {
+            max_connections: config.limits.max_upstream_connections,
+            connect_timeout: config.timeouts.upstream_connect,
+            response_timeout: config.timeouts.upstream_response,
+            idle_timeout: config.timeouts.upstream_idle,
+        };
+        let mut pools = HashMap::new();
+        let pool_of = |route: &crate::config::Route| match pools.entry(route.upstream.clone()) {
+            Entry::Occupied(entry) => Arc::clone(entry.get()),
+            Entry::Vacant(entry) => {
+                Arc::clone(entry.insert(Self::new(&route.upstream.authority, settings)))
+            }
+        };
+        config.routes.iter().map(pool_of).collect()
+    }
+
+    /// Sends a request and waits for the head of its response.
+    ///
+    /// The target must be in origin-form. A `Host` is added if there is none. The response timeout
+    /// starts anew with every part of the body that passes.
+    ///
+    /// # Errors
+    ///
+    /// See [`UpstreamError`]; only with the first three was the request certainly not sent.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection if the request was sent by it. The application
+    /// may have acted upon it.
+    pub async fn send(
+        self: &Arc<Self>,
+        mut request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, Lease), UpstreamError> {
+        forward::ensure_host(request.headers_mut(), &self.authority);
+        let slot = self.slot().await?;
+        let progress = request.body().progress();
+        let answered = match self.take_idle() {
+            Some(sender) => {
+                let exchange = self.send_reusing(sender, request);
+                self.in_time(exchange, progress.as_deref()).await
+            }
+            None => {
+                let sender = self.connect().await?;
+                let exchange = send_once(sender, request);
+                self.in_time(exchange, progress.as_deref()).await
+            }
+        };
+        let (response, sender) = answered?;
+        let lease = Lease {
+            pool: Arc::clone(self),
+            sender,
+            slot,
+        };
+        Ok((response, lease))
+    }
+
+    /// Waits for the right to run an exchange.
+    async fn slot(&self) -> Result<OwnedSemaphorePermit, UpstreamError> {
+        if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+            return Ok(slot);
+        }
+        let turn = Arc::clone(&self.slots).acquire_owned();
+        match timeout(self.settings.connect_timeout, turn).await {
+            Ok(Ok(slot)) => Ok(slot),
+            Ok(Err(_)) | Err(_) => Err(UpstreamError::Busy),
+        }
+    }
+
+    /// The connection that was used last and still lives. The others get old and are dropped, so
+    /// that their number follows the load down.
+    fn take_idle(&self) -> Option<SendRequest<RequestBody>> {
+        let mut idle = self.lock_idle();
+        if idle.is_empty() {
+            return None;
+        }
+        let now = Instant::now();
+        while let Some(Idle { sender, since }) = idle.pop_back() {
+            if now.saturating_duration_since(since) >= self.settings.idle_timeout {
+                // What is left is older still.
+                idle.clear();
+                return None;
+            }
+            if sender.is_ready() {
+                return Some(sender);
+            }
+        }
+        None
+    }
+
+    fn put_idle(&self, sender: SendRequest<RequestBody>) {
+        let since = Instant::now();
+        let mut idle = self.lock_idle();
+        while idle.front().is_some_and(|oldest| {
+            oldest.sender.is_closed()
+                || since.saturating_duration_since(oldest.since) >= self.settings.idle_timeout
+        }) {
+            idle.pop_front();
+        }
+        idle.push_back(Idle { sender, since });
+    }
+
+    fn lock_idle(&self) -> MutexGuard<'_, VecDeque<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn connect(&self) -> Result<SendRequest<RequestBody>, UpstreamError> {
+        // A name may have several addresses; they are tried one after the other.
+        let connecting = TcpStream::connect((self.host.as_str(), self.port));
+        let stream = match timeout(self.settings.connect_timeout, connecting).await {
+            Ok(connected) => connected.map_err(UpstreamError::Connect)?,
+            Err(_elapsed) => return Err(UpstreamError::ConnectTimeout),
+        };
+        stream.set_nodelay(true).map_err(UpstreamError::Connect)?;
+        let (sender, connection) = self
+            .builder
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(UpstreamError::Broken)?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                debug!(%error, "an upstream connection ended");
+            }
+        });
+        Ok(sender)
+    }
+
+    /// Sends by a connection that may have been closed by the other side in this very moment. If
+    /// it was, and hyper gives the request back unsent, it is sent by a fresh one.
+    async fn send_reusing(
+        &self,
+        mut sender: SendRequest<RequestBody>,
+        request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, SendRequest<RequestBody>), UpstreamError> {
+        match sender.try_send_request(request).await {
+            Ok(response) => Ok((response, sender)),
+            Err(mut failure) => match failure.take_message() {
+                Some(unsent) => send_once(self.connect().await?, unsent).await,
+                None => Err(UpstreamError::of(failure.into_error())),
+            },
+        }
+    }
+
+    /// Waits for a response head as long as something moves.
+    async fn in_time<T>(
+        &self,
+        exchange: impl Future<Output = Result<T, UpstreamError>>,
+        progress: Option<&Progress>,
+    ) -> Result<T, UpstreamError> {
+        let limit = self.settings.response_timeout;
+        let mut exchange = pin!(exchange);
+        let mut deadline = Instant::now() + limit;
+        loop {
+            if let Ok(outcome) = timeout_at(deadline, exchange.as_mut()).await {
+                return outcome;
+            }
+            match progress {
+                Some(body) if body.last_moved() + limit > deadline => {
+                    deadline = body.last_moved() + limit;
+                }
+                Some(body) if body.is_starved() => return Err(UpstreamError::RequestStalled),
+                Some(_) | None => return Err(UpstreamError::ResponseTimeout),
+            }
+        }
+    }
+}
+
+async fn send_once(
+    mut sender: SendRequest<RequestBody>,
+    request: Request<RequestBody>,
+) -> Result<(Response<Incoming>, SendRequest<RequestBody>), UpstreamError> {
+    match sender.send_request(request).await {
+        Ok(response) => Ok((response, sender)),
+        Err(error) => Err(UpstreamError::of(error)),
+    }
+}
+
+impl UpstreamError {
+    fn of(error: hyper::Error) -> Self {
+        // The only thing of ours that can fail within hyper is the request body.
+        if error.is_user() {
+            Self::RequestBroken(error)
+        } else {
+            Self::Broken(error)
+        }
+    }
+}
+
+impl Lease {
+    /// Returns the connection to its pool. To be called when the response has been read to its
+    /// end; the connection is kept once hyper says that the request has ended, too.
+    pub fn give_back(self) {
+        let Self {
+            pool,
+            mut sender,
+            slot,
+        } = self;
+        if sender.is_ready() {
+            pool.put_idle(sender);
+            return;
+        }
+        if sender.is_closed() {
+            return;
+        }
+        // The application answered before it had read the whole request. The slot stays taken, so
+        // that the bound on connections holds; a client that stalls may not hold it for ever.
+        tokio::spawn(async move {
+            let limit = pool.settings.response_timeout;
+            if let Ok(Ok(())) = timeout(limit, sender.ready()).await {
+                pool.put_idle(sender);
+            }
+            drop(slot);
+        });
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,269 @@
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http_body_util::BodyExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use super::*;
+
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+fn settings() -> PoolSettings {
+    PoolSettings {
+        max_connections: 4,
+        connect_timeout: Duration::from_secs(5),
+        response_timeout: Duration::from_secs(5),
+        idle_timeout: Duration::from_secs(60),
+    }
+}
+
+fn pool_at(address: SocketAddr, settings: PoolSettings) -> Arc<Pool> {
+    Pool::new(&address.to_string().parse().unwrap(), settings)
+}
+
+fn get() -> Request<RequestBody> {
+    Request::builder()
+        .uri("/")
+        .header("host", "a")
+        .body(RequestBody::empty())
+        .unwrap()
+}
+
+/// Sends, reads the whole body, gives the connection back.
+async fn exchange(pool: &Arc<Pool>) -> Result<String, UpstreamError> {
+    let (response, lease) = pool.send(get()).await?;
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    lease.give_back();
+    Ok(String::from_utf8(body.to_vec()).unwrap())
+}
+
+async fn read_head(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    Some(String::from_utf8(head).unwrap())
+}
+
+/// An upstream that answers every request on every connection, and counts connections.
+async fn answering(answer: &'static [u8]) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(async move {
+                while read_head(&mut stream).await.is_some() {
+                    stream.write_all(answer).await.unwrap();
+                }
+            });
+        }
+    });
+    (address, connections)
+}
+
+#[tokio::test]
+async fn connections_are_used_again() {
+    let (address, connections) = answering(ANSWER).await;
+    let pool = pool_at(address, settings());
+    for _ in 0..5 {
+        assert_eq!(exchange(&pool).await.unwrap(), "ok");
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_connection_whose_response_was_not_read_is_not_used_again() {
+    let (address, connections) = answering(ANSWER).await;
+    let pool = pool_at(address, settings());
+    drop(pool.send(get()).await.unwrap());
+    assert_eq!(exchange(&pool).await.unwrap(), "ok");
+    assert_eq!(connections.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn a_connection_with_bytes_behind_the_response_is_not_used_again() {
+    let extra = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\npoison";
+    let (address, connections) = answering(extra).await;
+    let pool = pool_at(address, settings());
+    for _ in 0..3 {
+        assert_eq!(exchange(&pool).await.unwrap(), "ok");
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
+async fn connections_that_grew_old_are_not_used_again() {
+    let (address, connections) = answering(ANSWER).await;
+    let mut settings = settings();
+    settings.idle_timeout = Duration::ZERO;
+    let pool = pool_at(address, settings);
+    exchange(&pool).await.unwrap();
+    exchange(&pool).await.unwrap();
+    assert_eq!(connections.load(Ordering::Relaxed), 2);
+    assert_eq!(pool.lock_idle().len(), 1, "the old one was dropped");
+}
+
+/// An upstream under control: each connection that comes in is handed out.
+async fn controlled() -> (SocketAddr, mpsc::Receiver<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (streams, incoming) = mpsc::channel(8);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            if streams.send(stream).await.is_err() {
+                return;
+            }
+        }
+    });
+    (address, incoming)
+}
+
+#[tokio::test]
+async fn an_unsent_request_goes_by_a_fresh_connection() {
+    let (address, mut incoming) = controlled().await;
+    let pool = pool_at(address, settings());
+    let first = {
+        let pool = Arc::clone(&pool);
+        tokio::spawn(async move { exchange(&pool).await })
+    };
+    let mut stream = incoming.recv().await.unwrap();
+    read_head(&mut stream).await.unwrap();
+    stream.write_all(ANSWER).await.unwrap();
+    first.await.unwrap().unwrap();
+
+    // The upstream closes while the connection lies in the pool, and we have not looked since:
+    // blocking I/O keeps this thread's runtime from noticing.
+    let stream = stream.into_std().unwrap();
+    stream.shutdown(std::net::Shutdown::Both).unwrap();
+    drop(stream);
+    assert_eq!(pool.lock_idle().len(), 1);
+
+    let second = {
+        let pool = Arc::clone(&pool);
+        tokio::spawn(async move { exchange(&pool).await })
+    };
+    let mut stream = incoming.recv().await.unwrap();
+    read_head(&mut stream).await.unwrap();
+    stream.write_all(ANSWER).await.unwrap();
+    assert_eq!(second.await.unwrap().unwrap(), "ok");
+}
+
+#[tokio::test]
+async fn a_request_that_was_sent_is_not_sent_again() {
+    let (address, mut incoming) = controlled().await;
+    let pool = pool_at(address, settings());
+    let running = {
+        let pool = Arc::clone(&pool);
+        tokio::spawn(async move {
+            exchange(&pool).await.unwrap();
+            exchange(&pool).await
+        })
+    };
+    let mut stream = incoming.recv().await.unwrap();
+    read_head(&mut stream).await.unwrap();
+    stream.write_all(ANSWER).await.unwrap();
+    // The second request arrives by the same connection, which ends then.
+    read_head(&mut stream).await.unwrap();
+    drop(stream);
+    let error = running.await.unwrap().unwrap_err();
+    assert!(matches!(error, UpstreamError::Broken(_)), "{error:?}");
+    assert!(incoming.try_recv().is_err(), "there was no other connection");
+}
+
+#[tokio::test]
+async fn a_silent_upstream_is_given_up() {
+    let (address, mut incoming) = controlled().await;
+    let mut settings = settings();
+    settings.response_timeout = Duration::from_millis(20);
+    let pool = pool_at(address, settings);
+    let error = exchange(&pool).await.unwrap_err();
+    assert!(matches!(error, UpstreamError::ResponseTimeout), "{error:?}");
+    let mut stream = incoming.recv().await.unwrap();
+    read_head(&mut stream).await.unwrap();
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "it was closed");
+}
+
+#[tokio::test]
+async fn an_upstream_that_refuses_is_told_apart() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let error = exchange(&pool_at(address, settings())).await.unwrap_err();
+    assert!(matches!(error, UpstreamError::Connect(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn no_more_exchanges_run_than_allowed() {
+    let (address, _incoming) = controlled().await;
+    let mut settings = settings();
+    settings.max_connections = 1;
+    settings.connect_timeout = Duration::from_millis(20);
+    let pool = pool_at(address, settings);
+    let first = {
+        let pool = Arc::clone(&pool);
+        tokio::spawn(async move { exchange(&pool).await })
+    };
+    while pool.slots.available_permits() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let error = exchange(&pool).await.unwrap_err();
+    assert!(matches!(error, UpstreamError::Busy), "{error:?}");
+    first.abort();
+}
+
+#[tokio::test]
+async fn waiting_requests_get_the_connection_that_is_given_back() {
+    let (address, connections) = answering(ANSWER).await;
+    let mut settings = settings();
+    settings.max_connections = 1;
+    let pool = pool_at(address, settings);
+    let mut running = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let pool = Arc::clone(&pool);
+        running.spawn(async move { exchange(&pool).await.unwrap() });
+    }
+    assert_eq!(running.join_all().await, ["ok"; 8]);
+    assert_eq!(connections.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_response_head_without_bounds_is_cut_off() {
+    let (address, mut incoming) = controlled().await;
+    let pool = pool_at(address, settings());
+    let running = tokio::spawn(async move { exchange(&pool).await });
+    let mut stream = incoming.recv().await.unwrap();
+    read_head(&mut stream).await.unwrap();
+    stream.write_all(b"HTTP/1.1 200 OK\r\n").await.unwrap();
+    let line = format!("a: {}\r\n", "x".repeat(8000));
+    while stream.write_all(line.as_bytes()).await.is_ok() {}
+    let error = running.await.unwrap().unwrap_err();
+    assert!(matches!(error, UpstreamError::Broken(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn interim_responses_are_passed_over() {
+    let (address, _) = answering(
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n\
+          HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    )
+    .await;
+    assert_eq!(exchange(&pool_at(address, settings())).await.unwrap(), "ok");
+}
+
+#[tokio::test]
+async fn a_request_without_host_gets_the_upstreams() {
+    let (address, mut incoming) = controlled().await;
+    let pool = pool_at(address, settings());
+    tokio::spawn(async move {
+        let request = Request::new(RequestBody::empty());
+        drop(pool.send(request).await);
+    });
+    let mut stream = incoming.recv().await.unwrap();
+    let head = read_head(&mut stream).await.unwrap();
+    assert!(head.contains(&format!("host: {address}\r\n")), "{head}");
+}

@@ -1,0 +1,275 @@
+//! Listening, accepting, stopping.
+//!
+//! Each worker is one thread with its own runtime, its own sockets on the same addresses
+//! (`SO_REUSEPORT`: the kernel spreads connections over them), and its own handler, so that an
+//! exchange never crosses threads. What the workers share is the bound on client connections and
+//! the word to stop.
+//!
+//! Stopping has two steps. First, nothing is accepted any more, idle connections are closed at
+//! once, and exchanges and tunnels have the drain timeout to end. Then, or when asked again, the
+//! rest is cut off. The [`Report`] says how many were in which group.
+//!
+//! What a request means is not known here: that is the [`Handler`]'s.
+
+mod worker;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tracing::{error, info, warn};
+
+use crate::config::Config;
+use crate::proxy::Handler;
+use crate::proxy::tasks::Tasks;
+
+/// Connections that may wait in the kernel for each socket. The kernel cuts it at
+/// `net.core.somaxconn`, which is 4096 by default.
+const BACKLOG: i32 = 4096;
+
+/// An error that is only ever printed.
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// An address that can't be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("can't listen on {address}")]
+pub struct BindError {
+    /// The address as configured.
+    pub address: SocketAddr,
+    /// Why not.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Why the server did not run, or not to its proper end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No runtime or thread could be made.
+    #[error("can't start")]
+    Start(#[source] io::Error),
+    /// A worker could not make its handler, or broke. All have been stopped.
+    #[error("worker {index} failed")]
+    Worker {
+        /// Which one, counted from 0.
+        index: usize,
+        /// Why.
+        #[source]
+        source: BoxError,
+    },
+}
+
+/// What became of the exchanges that were running when the server was told to stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Exchanges that came to their end.
+    pub finished: usize,
+    /// Exchanges, tunnels and other tasks that did not.
+    pub cut_off: usize,
+}
+
+/// What a worker's handler is made from, besides the configuration.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    /// Which worker it is, counted from 0.
+    pub index: usize,
+    /// Tasks that are spawned here are waited for when the worker is to stop.
+    pub tasks: Tasks,
+}
+
+/// How far stopping has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Serving,
+    Draining,
+    Stopped,
+}
+
+/// Bound sockets, a set for each worker.
+#[derive(Debug)]
+pub struct Sockets(Vec<Vec<TcpListener>>);
+
+impl Sockets {
+    /// Binds every address once for each worker.
+    ///
+    /// # Errors
+    ///
+    /// The first address that can't be bound.
+    pub fn bind(addresses: &[SocketAddr], workers: NonZeroUsize) -> Result<Self, BindError> {
+        let mut sets: Vec<Vec<TcpListener>> = Vec::new();
+        sets.resize_with(workers.get(), Vec::new);
+        for &address in addresses {
+            let mut bound = address;
+            for set in &mut sets {
+                let listener =
+                    listen(bound).map_err(|source| BindError { address, source })?;
+                // Port 0 is any port; the other workers need the same one.
+                bound = listener
+                    .local_addr()
+                    .map_err(|source| BindError { address, source })?;
+                set.push(listener);
+            }
+        }
+        Ok(Self(sets))
+    }
+
+    /// The addresses as they are, in the order as given: with port 0, the port that was chosen.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let first = self.0.first().into_iter().flatten();
+        first.filter_map(|socket| socket.local_addr().ok()).collect()
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Without it, a restart would wait for the kernel to forget the old connections.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Runs the workers until `stop` is done waiting, and lets them finish.
+///
+/// `make` makes a worker's handler, on the worker's own runtime. `stop` is called and awaited a
+/// first time at the start, and a second time while exchanges finish: when that is done, too, the
+/// rest is cut off at once. [`on_signals`] is the one for a real server.
+///
+/// # Errors
+///
+/// When threads can't be started, or when a worker fails; then all are stopped.
+pub fn run<H, M, F>(
+    config: &Arc<Config>,
+    sockets: Sockets,
+    make: M,
+    mut stop: impl AsyncFnMut(),
+) -> Result<Report, RunError>
+where
+    H: Handler,
+    M: Fn(Worker) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<H, BoxError>>,
+{
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(RunError::Start)?;
+    let addresses = sockets.addresses();
+    let workers = sockets.0.len();
+    let make = Arc::new(make);
+    let places = Arc::new(Semaphore::new(
+        config.limits.max_connections.min(Semaphore::MAX_PERMITS),
+    ));
+    let (phase, stopping) = watch::channel(Phase::Serving);
+    let (exits, mut exited) = mpsc::channel(workers.max(1));
+    for (index, listeners) in sockets.0.into_iter().enumerate() {
+        let setup = worker::Setup {
+            index,
+            config: Arc::clone(config),
+            listeners,
+            places: Arc::clone(&places),
+            stopping: stopping.clone(),
+        };
+        let (make, exits) = (Arc::clone(&make), exits.clone());
+        thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || {
+                let outcome = catch_unwind(AssertUnwindSafe(|| worker::run(setup, &*make)))
+                    .unwrap_or_else(|_panic| Err("it panicked".into()));
+                // Nobody listens only when the server has failed already.
+                drop(exits.blocking_send((index, outcome)));
+            })
+            .map_err(RunError::Start)?;
+    }
+    drop((exits, stopping));
+    info!(?addresses, workers, "listening");
+    runtime.block_on(supervise(&phase, &mut exited, &mut stop))
+}
+
+/// A worker's end.
+type Exit = (usize, Result<Report, BoxError>);
+
+async fn supervise(
+    phase: &watch::Sender<Phase>,
+    exited: &mut mpsc::Receiver<Exit>,
+    stop: &mut impl AsyncFnMut(),
+) -> Result<Report, RunError> {
+    let mut report = Report::default();
+    let mut failure = None;
+    tokio::select! {
+        () = stop() => {
+            info!("stopping: exchanges may finish");
+            phase.send_replace(Phase::Draining);
+        }
+        Some(exit) = exited.recv() => {
+            phase.send_replace(Phase::Stopped);
+            settle(exit, &mut report, &mut failure);
+        }
+    }
+    loop {
+        let hurried = *phase.borrow() == Phase::Stopped;
+        tokio::select! {
+            exit = exited.recv() => match exit {
+                Some(exit) => settle(exit, &mut report, &mut failure),
+                None => break,
+            },
+            () = stop(), if !hurried => {
+                warn!("stopping at once");
+                phase.send_replace(Phase::Stopped);
+            }
+        }
+    }
+    info!(finished = report.finished, cut_off = report.cut_off, "stopped");
+    failure.map_or(Ok(report), Err)
+}
+
+fn settle((index, outcome): Exit, report: &mut Report, failure: &mut Option<RunError>) {
+    match outcome {
+        Ok(worker) => {
+            report.finished = report.finished.saturating_add(worker.finished);
+            report.cut_off = report.cut_off.saturating_add(worker.cut_off);
+        }
+        Err(source) => {
+            failure.get_or_insert(RunError::Worker { index, source });
+        }
+    }
+}
+
+/// For [`run`]: is done waiting when the process gets SIGTERM or SIGINT.
+pub fn on_signals() -> impl AsyncFnMut() {
+    let mut signals: Option<[Signal; 2]> = None;
+    async move || {
+        if signals.is_none() {
+            match listen_for_signals() {
+                Ok(listening) => signals = Some(listening),
+                Err(error) => error!(%error, "signals can't be received"),
+            }
+        }
+        match &mut signals {
+            Some([terminate, interrupt]) => {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn listen_for_signals() -> io::Result<[Signal; 2]> {
+    Ok([
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    ])
+}
+
+#[cfg(test)]
+mod tests;
