@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::telemetry::chain;
 use crate::config::{
     self, Colours, Config, Flags, Problems, Sources, Warning, report, report_warning,
 };
@@ -231,25 +232,16 @@ fn fail(failure: &Failure) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Failure::Configuration(problems) => (BAD_CONFIGURATION, report(problems, colours())),
-        Failure::File { .. } | Failure::Variable(_) => (BAD_CONFIGURATION, chain(failure)),
-        Failure::Output(_) | Failure::Randomness(_) | Failure::Run(_) => (FAILED, chain(failure)),
+        Failure::File { .. } | Failure::Variable(_) => (BAD_CONFIGURATION, plain(failure)),
+        Failure::Output(_) | Failure::Randomness(_) | Failure::Run(_) => (FAILED, plain(failure)),
     };
     // Where nobody reads the reason, the code still says it.
     let _unread = write!(io::stderr().lock(), "{text}");
     ExitCode::from(code)
 }
 
-/// An error with all its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = format!("error: {error}");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text.push('\n');
-    text
+fn plain(failure: &Failure) -> String {
+    format!("error: {}\n", chain(failure))
 }
 
 /// Colours where a person reads, and did not say otherwise (<https://no-color.org>).
@@ -300,7 +292,7 @@ mod tests {
             source: io::Error::other("gone"),
         };
         assert_eq!(
-            chain(&failure),
+            plain(&failure),
             "error: can't read the configuration file pycket.toml: gone\n"
         );
     }

@@ -37,11 +37,15 @@
 //! bytes of a session in the store, a *signal* a response header by which the application asks for
 //! a change, a *patch* what one exchange changes, per name.
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod contract;
 pub mod cookie;
 pub mod exchange;
 pub mod format;
+pub mod proxy;
+pub mod server;
 pub mod session;
 pub mod store;
+pub mod telemetry;

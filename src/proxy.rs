@@ -6,9 +6,15 @@
 //! The server calls a [`Handler`] with each request; how heads are read and how connections are
 //! accepted is not known here.
 
+mod cache_guard;
+mod claim;
+mod line;
+
 pub mod body;
 pub mod forward;
+pub mod handler;
 pub mod rescue;
+pub mod sessions;
 pub mod tasks;
 pub mod tunnel;
 pub mod upstream;
@@ -37,7 +43,8 @@ impl Peer {
     /// A neighbour at `addr`, who came by TLS or not.
     pub fn new(addr: SocketAddr, tls: bool) -> Self {
         let text = addr.ip().to_canonical().to_string();
-        let address_text = HeaderValue::try_from(text).expect("addresses are visible ASCII");
+        // Addresses are visible ASCII.
+        let address_text = HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("-"));
         Self {
             addr,
             tls,
@@ -67,6 +74,15 @@ impl Peer {
     pub fn address_text(&self) -> &HeaderValue {
         &self.address_text
     }
+}
+
+/// What a worker's handler is made from, besides the configuration.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    /// Which worker it is, counted from 0.
+    pub index: usize,
+    /// Tasks that are spawned here are waited for when the worker is to stop.
+    pub tasks: tasks::Tasks,
 }
 
 /// What the server does with each request. One handler serves all connections of a worker.

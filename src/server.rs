@@ -27,8 +27,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::config::Config;
-use crate::proxy::Handler;
-use crate::proxy::tasks::Tasks;
+use crate::proxy::{Handler, Worker};
 
 /// Connections that may wait in the kernel for each socket. The kernel cuts it at
 /// `net.core.somaxconn`, which is 4096 by default.
@@ -74,15 +73,6 @@ pub struct Report {
     pub cut_off: usize,
 }
 
-/// What a worker's handler is made from, besides the configuration.
-#[derive(Clone, Debug)]
-pub struct Worker {
-    /// Which worker it is, counted from 0.
-    pub index: usize,
-    /// Tasks that are spawned here are waited for when the worker is to stop.
-    pub tasks: Tasks,
-}
-
 /// How far stopping has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
@@ -107,8 +97,7 @@ impl Sockets {
         for &address in addresses {
             let mut bound = address;
             for set in &mut sets {
-                let listener =
-                    listen(bound).map_err(|source| BindError { address, source })?;
+                let listener = listen(bound).map_err(|source| BindError { address, source })?;
                 // Port 0 is any port; the other workers need the same one.
                 bound = listener
                     .local_addr()
@@ -122,12 +111,18 @@ impl Sockets {
     /// The addresses as they are, in the order as given: with port 0, the port that was chosen.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let first = self.0.first().into_iter().flatten();
-        first.filter_map(|socket| socket.local_addr().ok()).collect()
+        first
+            .filter_map(|socket| socket.local_addr().ok())
+            .collect()
     }
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     // Without it, a restart would wait for the kernel to forget the old connections.
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
@@ -189,7 +184,9 @@ where
             .map_err(RunError::Start)?;
     }
     drop((exits, stopping));
-    info!(?addresses, workers, "listening");
+    for address in addresses {
+        info!(workers, "listening on {address}");
+    }
     runtime.block_on(supervise(&phase, &mut exited, &mut stop))
 }
 
@@ -226,7 +223,11 @@ async fn supervise(
             }
         }
     }
-    info!(finished = report.finished, cut_off = report.cut_off, "stopped");
+    info!(
+        finished = report.finished,
+        cut_off = report.cut_off,
+        "stopped"
+    );
     failure.map_or(Ok(report), Err)
 }
 

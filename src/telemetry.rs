@@ -42,6 +42,22 @@ impl From<LogLevel> for LevelFilter {
     }
 }
 
+/// An error with all its causes in one line, outermost first, as it goes to the log.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // Transparent errors repeat what their source says.
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// The name of one exchange, for logs, the application and the client: 1 to 128 characters of
 /// visible ASCII.
 #[derive(Clone, PartialEq, Eq)]

@@ -189,19 +189,44 @@ mod tests {
             (mode("navigate", "iframe").to_vec(), Visit::Page),
             (vec![("sec-fetch-mode", "navigate")], Visit::Page),
             (mode("no-cors", "image").to_vec(), Visit::Other),
-            (vec![("sec-fetch-mode", "cors"), ("accept", "text/html")], Visit::Other),
+            (
+                vec![("sec-fetch-mode", "cors"), ("accept", "text/html")],
+                Visit::Other,
+            ),
             (mode("navigate", "embed").to_vec(), Visit::Other),
-            (vec![("accept", "text/html,application/xhtml+xml,*/*;q=0.8")], Visit::Page),
+            (
+                vec![("accept", "text/html,application/xhtml+xml,*/*;q=0.8")],
+                Visit::Page,
+            ),
             (vec![("accept", "Application/XHTML+xml")], Visit::Page),
             (vec![("accept", "*/*")], Visit::Other),
-            (vec![("accept", "image/avif,image/webp,*/*;q=0.8")], Visit::Other),
+            (
+                vec![("accept", "image/avif,image/webp,*/*;q=0.8")],
+                Visit::Other,
+            ),
             (vec![], Visit::Other),
-            (vec![("sec-fetch-mode", "navigate"), ("sec-purpose", "prefetch;prerender")], Visit::Other),
-            (vec![("accept", "text/html"), ("x-moz", "prefetch")], Visit::Other),
-            (vec![("accept", "text/html"), ("purpose", "Prefetch")], Visit::Other),
+            (
+                vec![
+                    ("sec-fetch-mode", "navigate"),
+                    ("sec-purpose", "prefetch;prerender"),
+                ],
+                Visit::Other,
+            ),
+            (
+                vec![("accept", "text/html"), ("x-moz", "prefetch")],
+                Visit::Other,
+            ),
+            (
+                vec![("accept", "text/html"), ("purpose", "Prefetch")],
+                Visit::Other,
+            ),
         ];
         for (lines, expected) in cases {
-            assert_eq!(Visit::of(&Method::GET, &headers(&lines)), expected, "{lines:?}");
+            assert_eq!(
+                Visit::of(&Method::GET, &headers(&lines)),
+                expected,
+                "{lines:?}"
+            );
         }
         let html = headers(&[("accept", "text/html")]);
         assert_eq!(Visit::of(&Method::POST, &html), Visit::Other);

@@ -51,7 +51,11 @@ const SESSION_FIELDS: usize = 45;
 pub fn encode(key: &[u8], session: &Session) -> Bytes {
     let values = session.values.as_bytes();
     let notifications = encode_notifications(&session.notifications);
-    let mut record = header(key, KIND_SESSION, SESSION_FIELDS + values.len() + notifications.len());
+    let mut record = header(
+        key,
+        KIND_SESSION,
+        SESSION_FIELDS + values.len() + notifications.len(),
+    );
     record.put_slice(session.public_id.as_bytes());
     record.put_u64(session.created.as_millis());
     record.put_u64(session.refreshed.as_millis());
@@ -347,7 +351,10 @@ mod tests {
     fn every_truncation_and_every_addition_is_refused() {
         let record = encode(KEY, &sample());
         for length in 0..record.len() {
-            assert!(decode(KEY, &record.slice(..length), MAX).is_err(), "{length}");
+            assert!(
+                decode(KEY, &record.slice(..length), MAX).is_err(),
+                "{length}"
+            );
         }
         let mut longer = record.to_vec();
         longer.push(0);

@@ -57,9 +57,7 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Full(text) => {
-                SizeHint::with_exact(u64::try_from(text.len()).unwrap_or(u64::MAX))
-            }
+            Self::Full(text) => SizeHint::with_exact(u64::try_from(text.len()).unwrap_or(u64::MAX)),
             Self::Upstream(body) => body.incoming.size_hint(),
         }
     }
@@ -218,7 +216,9 @@ impl http_body::Body for RequestBody {
         };
         let progress = &sending.progress;
         let polled = Pin::new(&mut sending.incoming).poll_frame(cx);
-        progress.starved.store(polled.is_pending(), Ordering::Relaxed);
+        progress
+            .starved
+            .store(polled.is_pending(), Ordering::Relaxed);
         let frame = match ready!(polled) {
             Some(Ok(frame)) => filter(frame, &sending.trailers),
             Some(Err(error)) => return Poll::Ready(Some(Err(error))),
@@ -321,7 +321,10 @@ mod tests {
     #[test]
     fn only_allowed_trailers_pass() {
         let allowed = [HeaderName::from_static("x-checksum")];
-        let kept = filter(trailers(&["x-checksum", "x-session", "x-checksum"]), &allowed);
+        let kept = filter(
+            trailers(&["x-checksum", "x-session", "x-checksum"]),
+            &allowed,
+        );
         let kept = kept.and_then(|frame| frame.into_trailers().ok()).unwrap();
         assert_eq!(kept.len(), 2);
         assert_eq!(kept.get_all("x-checksum").iter().count(), 2);

@@ -85,9 +85,6 @@ mod tests {
         assert_eq!(private(&["no-store"]), "no-store");
         assert_eq!(private(&["private, max-age=1"]), "private, max-age=1");
         // A list of fields makes only those private.
-        assert_eq!(
-            private(&["private=\"x-a\""]),
-            "private=\"x-a\", private"
-        );
+        assert_eq!(private(&["private=\"x-a\""]), "private=\"x-a\", private");
     }
 }

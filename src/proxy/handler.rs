@@ -10,6 +10,7 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
+use super::body::{RequestBody, UpstreamBody};
 use super::cache_guard;
 use super::claim::ClaimGuard;
 use super::forward::{Forwarder, Framing, Inbound, Outbound, Scheme};
@@ -18,7 +19,6 @@ use super::rescue::ProxyError;
 use super::sessions::{CommitError, Committed, Ending, Held, Open, Presence, Sessions};
 use super::tasks::Tasks;
 use super::upstream::{Lease, Pool};
-use super::body::{RequestBody, UpstreamBody};
 use super::{Body, Handler, Peer, Worker, tunnel};
 use crate::clock;
 use crate::config::{Config, RoutePolicy};
@@ -183,7 +183,13 @@ impl Proxy {
             log
         });
         let ids = RequestIds::new()?;
-        Ok(Self::new(config, Arc::new(sessions), worker.tasks, ids, access))
+        Ok(Self::new(
+            config,
+            Arc::new(sessions),
+            worker.tasks,
+            ids,
+            access,
+        ))
     }
 
     async fn exchange(
@@ -284,7 +290,10 @@ impl Proxy {
             match found {
                 Ok(presence) => session.presence = presence,
                 Err(error) if policy.session.on_store_error == OnStoreError::Anonymous => {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "an exchange goes on without its session");
+                    tracing::debug!(
+                        error = chain(&error),
+                        "an exchange goes on without its session"
+                    );
                     session.presence = Presence::Unavailable;
                 }
                 Err(error) => {
@@ -532,7 +541,12 @@ impl Proxy {
             waiting.as_deref(),
         );
         if bytes >= MUCH {
-            tracing::warn!(request = line.id(), status = status.as_u16(), bytes, "the application refused a request that carried much session data; its limit on request headers may be too small for headers.budget");
+            tracing::warn!(
+                request = line.id(),
+                status = status.as_u16(),
+                bytes,
+                "the application refused a request that carried much session data; its limit on request headers may be too small for headers.budget"
+            );
         }
     }
 
@@ -685,7 +699,14 @@ mod tests {
 
     #[test]
     fn a_route_covers_whole_segments() {
-        let covered = [("/", "/"), ("/", "/a"), ("/a", "/a"), ("/a", "/a/b"), ("/a/", "/a/b"), ("/a/", "/a/")];
+        let covered = [
+            ("/", "/"),
+            ("/", "/a"),
+            ("/a", "/a"),
+            ("/a", "/a/b"),
+            ("/a/", "/a/b"),
+            ("/a/", "/a/"),
+        ];
         let not_covered = [("/a", "/ab"), ("/a/", "/a"), ("/a/b", "/a"), ("/a", "*")];
         for (route, path) in covered {
             assert!(covers(route, path), "{route} {path}");

@@ -1,6 +1,5 @@
 //! The access log's line of one exchange, while the exchange goes on.
 
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,7 +12,7 @@ use super::tunnel::Transferred;
 use super::{Body, Peer};
 use crate::clock;
 use crate::config::LogLevel;
-use crate::telemetry::RequestId;
+use crate::telemetry::{RequestId, chain};
 use crate::telemetry::access::{
     AccessLog, AccessRecord, CookieOutcome, RecordOutcome, WriteOutcome,
 };
@@ -128,20 +127,4 @@ impl Drop for Line {
         self.record.total = self.started.elapsed();
         log.write(&self.record);
     }
-}
-
-/// An error with all its causes, outermost first.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        // Transparent errors repeat what their source says.
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -76,7 +76,9 @@ impl ProxyError {
                 (status, phrase, Close, Info)
             }
             Self::Upstream(error) => match error {
-                UpstreamError::Connect(_) => (502, "The application can't be reached.", Keep, Error),
+                UpstreamError::Connect(_) => {
+                    (502, "The application can't be reached.", Keep, Error)
+                }
                 UpstreamError::ConnectTimeout => {
                     (504, "The application can't be reached.", Keep, Error)
                 }
@@ -97,7 +99,12 @@ impl ProxyError {
             Self::Response(_) | Self::Signals(_) => {
                 (502, "The application did not answer properly.", Keep, Error)
             }
-            Self::Store(_) => (503, "Sessions are not available at the moment.", Keep, Error),
+            Self::Store(_) => (
+                503,
+                "Sessions are not available at the moment.",
+                Keep,
+                Error,
+            ),
             Self::Internal(_) => (500, "Something went wrong.", Close, Error),
         };
         Rescue {
@@ -105,6 +112,26 @@ impl ProxyError {
             phrase,
             after,
             level,
+        }
+    }
+
+    /// The failure as a word of the access log.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Downstream(_) => "bad_request",
+            Self::Upstream(error) => match error {
+                UpstreamError::Connect(_) => "upstream_unreachable",
+                UpstreamError::ConnectTimeout => "upstream_connect_timeout",
+                UpstreamError::Busy => "upstream_busy",
+                UpstreamError::ResponseTimeout => "upstream_timeout",
+                UpstreamError::RequestStalled => "request_timeout",
+                UpstreamError::RequestBroken(_) => "request_broken",
+                UpstreamError::Broken(_) => "upstream_broken",
+            },
+            Self::Response(_) => "bad_response",
+            Self::Signals(_) => "bad_signals",
+            Self::Store(_) => "store_failed",
+            Self::Internal(_) => "internal",
         }
     }
 
@@ -226,9 +253,15 @@ mod tests {
             (UpstreamError::ResponseTimeout, 504),
         ] {
             let rescue = ProxyError::Upstream(error).rescue();
-            assert_eq!((rescue.status.as_u16(), rescue.after), (status, After::Keep));
+            assert_eq!(
+                (rescue.status.as_u16(), rescue.after),
+                (status, After::Keep)
+            );
         }
         let stalled = ProxyError::Upstream(UpstreamError::RequestStalled).rescue();
-        assert_eq!((stalled.status.as_u16(), stalled.after), (408, After::Close));
+        assert_eq!(
+            (stalled.status.as_u16(), stalled.after),
+            (408, After::Close)
+        );
     }
 }

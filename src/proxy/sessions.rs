@@ -18,8 +18,9 @@ use crate::exchange::{
 };
 use crate::format::{self, Stored};
 use crate::session::{Claim, Session, SessionId};
-use crate::telemetry::access::WriteOutcome;
 use crate::store::{BoxError, Created, Key, Replaced, Store, StoreError, Version};
+use crate::telemetry::access::WriteOutcome;
+use crate::telemetry::chain;
 
 /// The sessions of one worker.
 #[derive(Debug)]
@@ -333,7 +334,10 @@ impl Sessions {
             policy,
         };
         if let Err(error) = self.commit(open, Ending::Failed).await {
-            tracing::debug!(error = &error as &dyn std::error::Error, "claimed notifications were not given back and wait for their deadline");
+            tracing::debug!(
+                error = chain(&error),
+                "claimed notifications were not given back and wait for their deadline"
+            );
         }
     }
 
@@ -374,13 +378,12 @@ impl Sessions {
             contract: &open.policy.contract,
             names: &self.names,
         };
-        plan(&situation, &rules, || match &progress.fresh {
-            Some(id) => Ok(id.clone()),
-            None => {
-                let id = SessionId::random()?;
-                progress.fresh = Some(id.clone());
-                Ok(id)
-            }
+        plan(&situation, &rules, || {
+            let id = match progress.fresh.take() {
+                Some(id) => id,
+                None => SessionId::random()?,
+            };
+            Ok(progress.fresh.insert(id).clone())
         })
     }
 
@@ -396,7 +399,10 @@ impl Sessions {
                 // Whoever wrote meanwhile has prolonged it, or ended it.
                 Ok(Replaced::Stale | Replaced::Gone) => {}
                 Err(error) => {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "a session was not prolonged");
+                    tracing::debug!(
+                        error = chain(&error),
+                        "a session was not prolonged"
+                    );
                 }
             }
         }
@@ -467,7 +473,10 @@ impl Sessions {
         if let (Some(_), Some(id)) = (progress.renewed.take(), progress.fresh.take())
             && let Err(error) = self.store.delete(&self.key(&id)).await
         {
-            tracing::debug!(error = &error as &dyn std::error::Error, "the record of a renewal that failed stays until it expires");
+            tracing::debug!(
+                error = chain(&error),
+                "the record of a renewal that failed stays until it expires"
+            );
         }
     }
 
@@ -514,10 +523,7 @@ impl Sessions {
     ) -> Result<Attempt, StoreError> {
         let policy = &open.policy;
         let issued = || Attempt::Done(WriteOutcome::Replaced, Some(held.id.clone()));
-        match self
-            .replace(held, session, policy, session.refreshed)
-            .await
-        {
+        match self.replace(held, session, policy, session.refreshed).await {
             Ok(Replaced::Stored(_)) => Ok(issued()),
             Ok(Replaced::Stale) => Ok(Attempt::Changed),
             Ok(Replaced::Gone) => Ok(Attempt::Gone),
@@ -558,7 +564,9 @@ impl Sessions {
                     .await?
                 {
                     Replaced::Stored(version) => version,
-                    Replaced::Stale | Replaced::Gone => self.create(id, session, &open.policy).await?,
+                    Replaced::Stale | Replaced::Gone => {
+                        self.create(id, session, &open.policy).await?
+                    }
                 }
             }
         };

@@ -119,8 +119,9 @@ impl Pool {
         Arc::new(Self {
             host: host.to_owned(),
             port: authority.port_u16().unwrap_or(80),
+            // An authority is visible ASCII.
             authority: HeaderValue::from_str(authority.as_str())
-                .expect("an authority is visible ASCII"),
+                .unwrap_or(HeaderValue::from_static("localhost")),
             settings,
             builder,
             slots: Arc::new(Semaphore::new(
@@ -169,16 +170,13 @@ impl Pool {
         forward::ensure_host(request.headers_mut(), &self.authority);
         let slot = self.slot().await?;
         let progress = request.body().progress();
-        let answered = match self.take_idle() {
-            Some(sender) => {
-                let exchange = self.send_reusing(sender, request);
-                self.in_time(exchange, progress.as_deref()).await
-            }
-            None => {
-                let sender = self.connect().await?;
-                let exchange = send_once(sender, request);
-                self.in_time(exchange, progress.as_deref()).await
-            }
+        let answered = if let Some(sender) = self.take_idle() {
+            let exchange = self.send_reusing(sender, request);
+            self.in_time(exchange, progress.as_deref()).await
+        } else {
+            let sender = self.connect().await?;
+            let exchange = send_once(sender, request);
+            self.in_time(exchange, progress.as_deref()).await
         };
         let (response, sender) = answered?;
         let lease = Lease {

@@ -20,10 +20,10 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error};
 
-use super::{BoxError, Phase, Report, Worker};
+use super::{BoxError, Phase, Report};
 use crate::config::Config;
 use crate::proxy::tasks::Tasks;
-use crate::proxy::{Body, Handler, Peer};
+use crate::proxy::{Body, Handler, Peer, Worker};
 
 /// How long accepting pauses when the process is out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
@@ -192,11 +192,7 @@ fn is_one_connections(error: &io::Error) -> bool {
     )
 }
 
-async fn serve_connection<H: Handler>(
-    stream: TcpStream,
-    peer: Arc<Peer>,
-    shared: Arc<Shared<H>>,
-) {
+async fn serve_connection<H: Handler>(stream: TcpStream, peer: Arc<Peer>, shared: Arc<Shared<H>>) {
     let mut stopping = shared.stopping.clone();
     let service = service_fn(|request| {
         let exchange = Exchange::begin(&shared.exchanges);

@@ -90,7 +90,11 @@ impl Notifications {
     /// The entries that the exchange of `token` holds.
     pub fn held_by(&self, token: u64) -> Vec<EntryId> {
         let is_held = |entry: &&Entry| entry.claim.is_some_and(|claim| claim.token == token);
-        self.0.iter().filter(is_held).map(|entry| entry.id).collect()
+        self.0
+            .iter()
+            .filter(is_held)
+            .map(|entry| entry.id)
+            .collect()
     }
 
     /// Removes what the exchange of `token` holds: it was shown.
@@ -179,9 +183,10 @@ fn combined(entries: &[&Entry]) -> Json {
     }
     let mut elements = Vec::new();
     for entry in entries {
-        match entry.value.to_value() {
-            serde_json::Value::Array(list) if !entry.append => elements.extend(list),
-            value => elements.push(value),
+        let mut value = entry.value.to_value();
+        match value.as_array_mut() {
+            Some(list) if !entry.append => elements.append(list),
+            Some(_) | None => elements.push(value),
         }
     }
     Json::from_value(&serde_json::Value::Array(elements))
@@ -254,10 +259,7 @@ mod tests {
         notifications.claim(&[EntryId(1)], claim);
         assert_eq!(due(&notifications, "/", 0, NOW), [EntryId(2)]);
         let later = NOW.after(Duration::from_secs(90));
-        assert_eq!(
-            due(&notifications, "/", 0, later),
-            [EntryId(1), EntryId(2)]
-        );
+        assert_eq!(due(&notifications, "/", 0, later), [EntryId(1), EntryId(2)]);
     }
 
     #[test]

@@ -310,9 +310,11 @@ fn use_is_written_down_only_after_a_tenth_of_the_idle_lifetime() {
 #[test]
 fn what_was_shown_is_gone_and_what_was_not_is_free_again() {
     let session = session();
-    let waiting_after = |case: Case<'_>| match case.plan().unwrap().write {
-        Write::Replace(after) => Some(after.notifications),
-        _ => None,
+    let waiting_after = |case: Case<'_>| {
+        let Write::Replace(after) = case.plan().unwrap().write else {
+            return None;
+        };
+        Some(after.notifications)
     };
     let carrying = |shown, failed| Case {
         loaded: Loaded::Found(&session),

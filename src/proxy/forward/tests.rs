@@ -111,7 +111,11 @@ fn an_absolute_target_becomes_origin_form_and_replaces_the_host() {
 fn other_targets_are_refused() {
     for target in ["foo", "foo:80", "*", "ftp://example.com/"] {
         let text = format!("GET {target} HTTP/1.1\nHost: example.com");
-        assert_eq!(refused(&text, Framing::Empty), RequestError::Target, "{target}");
+        assert_eq!(
+            refused(&text, Framing::Empty),
+            RequestError::Target,
+            "{target}"
+        );
     }
     let connect = "CONNECT example.com:443 HTTP/1.1\nHost: example.com";
     assert_eq!(refused(connect, Framing::Empty), RequestError::Connect);
@@ -121,7 +125,10 @@ fn other_targets_are_refused() {
 
 #[test]
 fn a_request_has_exactly_one_host() {
-    assert_eq!(refused("GET / HTTP/1.1", Framing::Empty), RequestError::HostCount);
+    assert_eq!(
+        refused("GET / HTTP/1.1", Framing::Empty),
+        RequestError::HostCount
+    );
     for version in ["HTTP/1.0", "HTTP/1.1"] {
         let two = format!("GET / {version}\nHost: a\nHost: a");
         assert_eq!(refused(&two, Framing::Empty), RequestError::HostCount);
@@ -130,15 +137,34 @@ fn a_request_has_exactly_one_host() {
     let absolute = "GET http://example.com/ HTTP/1.1";
     assert_eq!(refused(absolute, Framing::Empty), RequestError::HostCount);
     let old = forwarded("GET / HTTP/1.0");
-    assert!(!old.contains("host:") && !old.contains("x-forwarded-host"), "{old}");
+    assert!(
+        !old.contains("host:") && !old.contains("x-forwarded-host"),
+        "{old}"
+    );
     assert!(old.contains("via: 1.0 pycket"), "{old}");
 }
 
 #[test]
 fn a_host_is_a_host() {
     let bad = [
-        "", "a b", "a/b", "a?b", "a#b", "a@b", "a,b", "a:b", "a:80:80", "a:123456", "[::1", "::1",
-        "[x]", "a\"b", "a%20b", "[::1]x", ":80", "caf\u{e9}",
+        "",
+        "a b",
+        "a/b",
+        "a?b",
+        "a#b",
+        "a@b",
+        "a,b",
+        "a:b",
+        "a:80:80",
+        "a:123456",
+        "[::1",
+        "::1",
+        "[x]",
+        "a\"b",
+        "a%20b",
+        "[::1]x",
+        ":80",
+        "caf\u{e9}",
     ];
     for host in bad {
         let mut head = head("GET / HTTP/1.1");
@@ -147,7 +173,14 @@ fn a_host_is_a_host() {
         let refused = forwarder(&[]).request_head(&mut head, Framing::Empty, &peer());
         assert_eq!(refused.unwrap_err(), RequestError::HostInvalid, "{host}");
     }
-    for host in ["a", "a.b-c_d:80", "192.0.2.1:8080", "[2001:db8::1]:80", "[::1]", "a:"] {
+    for host in [
+        "a",
+        "a.b-c_d:80",
+        "192.0.2.1:8080",
+        "[2001:db8::1]:80",
+        "[::1]",
+        "a:",
+    ] {
         forwarded(&format!("GET / HTTP/1.1\nHost: {host}"));
     }
     assert_eq!(host_name(&HeaderValue::from_static("[::1]:80")), b"[::1]");
@@ -176,11 +209,18 @@ fn only_exactly_one_chunked_is_a_transfer_encoding() {
             head.headers.append(TRANSFER_ENCODING, value);
         }
         let refused = forwarder(&[]).request_head(&mut head, Framing::Chunked, &peer());
-        assert_eq!(refused.unwrap_err(), RequestError::TransferEncoding, "{field:?}");
+        assert_eq!(
+            refused.unwrap_err(),
+            RequestError::TransferEncoding,
+            "{field:?}"
+        );
     }
     for coding in ["gzip, chunked", "chunked, identity"] {
         let text = format!("POST / HTTP/1.1\nHost: a\nTransfer-Encoding: {coding}");
-        assert_eq!(refused(&text, Framing::Chunked), RequestError::TransferCoding);
+        assert_eq!(
+            refused(&text, Framing::Chunked),
+            RequestError::TransferCoding
+        );
     }
     let both = "POST / HTTP/1.1\nHost: a\nTransfer-Encoding: chunked\nContent-Length: 5";
     assert_eq!(refused(both, Framing::Chunked), RequestError::TwoLengths);
@@ -193,10 +233,19 @@ fn framing_is_written_in_our_words() {
         "GET / HTTP/1.1\nHost: a\nTransfer-Encoding: ChUnKeD",
         Framing::Chunked,
     );
-    assert!(chunked.contains("\ntransfer-encoding: chunked\n"), "{chunked}");
-    let known = by("POST / HTTP/1.1\nHost: a\nContent-Length: 0007", Framing::Length(7));
+    assert!(
+        chunked.contains("\ntransfer-encoding: chunked\n"),
+        "{chunked}"
+    );
+    let known = by(
+        "POST / HTTP/1.1\nHost: a\nContent-Length: 0007",
+        Framing::Length(7),
+    );
     assert!(known.contains("\ncontent-length: 7\n"), "{known}");
-    let empty = by("POST / HTTP/1.1\nHost: a\nContent-Length: 000", Framing::Empty);
+    let empty = by(
+        "POST / HTTP/1.1\nHost: a\nContent-Length: 000",
+        Framing::Empty,
+    );
     assert!(empty.contains("\ncontent-length: 0\n"), "{empty}");
     let none = by("GET / HTTP/1.1\nHost: a", Framing::Empty);
     assert!(!none.contains("content-length"), "{none}");
@@ -208,7 +257,10 @@ fn only_100_continue_is_expected_and_it_stays_here() {
     assert!(!text.contains("expect"), "{text}");
     for unknown in ["y 100-continue", "100-continue, x", "x"] {
         let text = format!("POST / HTTP/1.1\nHost: a\nExpect: {unknown}");
-        assert_eq!(refused(&text, Framing::Length(1)), RequestError::Expectation);
+        assert_eq!(
+            refused(&text, Framing::Length(1)),
+            RequestError::Expectation
+        );
     }
 }
 
@@ -231,7 +283,10 @@ fn framing_host_and_trusted_fields_cannot_be_named_away() {
     let kept = forwarded_by(&forwarder(&["192.0.2.0/24"]), text, Framing::Length(3));
     assert!(kept.contains("\nhost: a\n"), "{kept}");
     assert!(kept.contains("\ncontent-length: 3\n"), "{kept}");
-    assert!(kept.contains("x-forwarded-for: 198.51.100.7, 192.0.2.1"), "{kept}");
+    assert!(
+        kept.contains("x-forwarded-for: 198.51.100.7, 192.0.2.1"),
+        "{kept}"
+    );
 }
 
 #[test]
@@ -304,9 +359,21 @@ fn other_upgrades_are_ordinary_requests() {
         ("GET / HTTP/1.1", websocket, Framing::Length(3)),
         ("GET / HTTP/1.1", "Upgrade: websocket", Framing::Empty),
         ("GET / HTTP/1.1", "Connection: upgrade", Framing::Empty),
-        ("GET / HTTP/1.1", "Connection: upgrade\nUpgrade: h2c", Framing::Empty),
-        ("GET / HTTP/1.1", "Connection: upgrade\nUpgrade: TLS/1.0", Framing::Empty),
-        ("GET / HTTP/1.1", "Connection: upgrade\nUpgrade: websocket, h2c", Framing::Empty),
+        (
+            "GET / HTTP/1.1",
+            "Connection: upgrade\nUpgrade: h2c",
+            Framing::Empty,
+        ),
+        (
+            "GET / HTTP/1.1",
+            "Connection: upgrade\nUpgrade: TLS/1.0",
+            Framing::Empty,
+        ),
+        (
+            "GET / HTTP/1.1",
+            "Connection: upgrade\nUpgrade: websocket, h2c",
+            Framing::Empty,
+        ),
     ];
     for (line, fields, framing) in cases {
         let mut head = head(&format!("{line}\nHost: a\n{fields}"));
@@ -340,7 +407,10 @@ fn strangers_cannot_say_who_they_are() {
 #[test]
 fn trusted_neighbours_are_kept_and_added_to() {
     let text = forwarded_by(&forwarder(&["192.0.2.0/24"]), SPOOFS, Framing::Empty);
-    assert!(text.contains("x-forwarded-for: 203.0.113.9, 192.0.2.1"), "{text}");
+    assert!(
+        text.contains("x-forwarded-for: 203.0.113.9, 192.0.2.1"),
+        "{text}"
+    );
     assert!(text.contains("x-forwarded-host: evil"), "{text}");
     assert!(text.contains("x-forwarded-proto: https"), "{text}");
 }
@@ -356,14 +426,29 @@ fn the_client_is_the_last_one_that_nobody_trusts() {
     let forwarder = forwarder(&["192.0.2.0/24", "10.0.0.0/8", "2001:db8::/32"]);
     let cases = [
         ("X-Forwarded-For: 198.51.100.1", "198.51.100.1"),
-        ("X-Forwarded-For: 203.0.113.9, 198.51.100.1, 10.0.0.1", "198.51.100.1"),
-        ("X-Forwarded-For: 203.0.113.9\nX-Forwarded-For: 198.51.100.1, 10.0.0.1", "198.51.100.1"),
+        (
+            "X-Forwarded-For: 203.0.113.9, 198.51.100.1, 10.0.0.1",
+            "198.51.100.1",
+        ),
+        (
+            "X-Forwarded-For: 203.0.113.9\nX-Forwarded-For: 198.51.100.1, 10.0.0.1",
+            "198.51.100.1",
+        ),
         ("X-Forwarded-For: 10.0.0.2, 10.0.0.1", "10.0.0.2"),
-        ("X-Forwarded-For: 203.0.113.9, unknown, 10.0.0.1", "10.0.0.1"),
-        ("X-Forwarded-For: 198.51.100.1:4711, [2001:db8::1]:80", "198.51.100.1"),
+        (
+            "X-Forwarded-For: 203.0.113.9, unknown, 10.0.0.1",
+            "10.0.0.1",
+        ),
+        (
+            "X-Forwarded-For: 198.51.100.1:4711, [2001:db8::1]:80",
+            "198.51.100.1",
+        ),
         ("X-Forwarded-For: ::ffff:198.51.100.1", "198.51.100.1"),
         ("X-Forwarded-For:", "192.0.2.1"),
-        ("Forwarded: for=203.0.113.9, for=\"[2001:db9::7]:1\";proto=https, for=10.0.0.1", "2001:db9::7"),
+        (
+            "Forwarded: for=203.0.113.9, for=\"[2001:db9::7]:1\";proto=https, for=10.0.0.1",
+            "2001:db9::7",
+        ),
         ("Forwarded: For=\"a,b\"", "192.0.2.1"),
         ("Accept: x", "192.0.2.1"),
     ];
@@ -406,7 +491,9 @@ fn forwarded_elements_are_quoted_where_they_must_be() {
     "#);
     let v6 = Peer::new("[2001:db8::1]:1".parse().unwrap(), true);
     let mut head = head("GET / HTTP/1.1\nHost: a:80");
-    forwarder.request_head(&mut head, Framing::Empty, &v6).unwrap();
+    forwarder
+        .request_head(&mut head, Framing::Empty, &v6)
+        .unwrap();
     let element = head.headers.get("forwarded").unwrap();
     assert_eq!(element, "for=\"[2001:db8::1]\";host=\"a:80\";proto=https");
 }
@@ -439,14 +526,26 @@ fn a_response_loses_what_belongs_to_its_hop_only() {
 #[test]
 fn doubtful_response_framing_is_refused() {
     let cases = [
-        ("Content-Length: 5\nTransfer-Encoding: chunked", ResponseError::TwoLengths),
-        ("Content-Length: 5\nContent-Length: 5", ResponseError::ContentLength),
+        (
+            "Content-Length: 5\nTransfer-Encoding: chunked",
+            ResponseError::TwoLengths,
+        ),
+        (
+            "Content-Length: 5\nContent-Length: 5",
+            ResponseError::ContentLength,
+        ),
         ("Content-Length: 5, 5", ResponseError::ContentLength),
         ("Content-Length: -1", ResponseError::ContentLength),
         ("Content-Length:", ResponseError::ContentLength),
         ("Transfer-Encoding: gzip", ResponseError::TransferEncoding),
-        ("Transfer-Encoding: gzip, chunked", ResponseError::TransferEncoding),
-        ("Transfer-Encoding: chunked\nTransfer-Encoding: chunked", ResponseError::TransferEncoding),
+        (
+            "Transfer-Encoding: gzip, chunked",
+            ResponseError::TransferEncoding,
+        ),
+        (
+            "Transfer-Encoding: chunked\nTransfer-Encoding: chunked",
+            ResponseError::TransferEncoding,
+        ),
     ];
     for (fields, error) in cases {
         let refused = answered(&format!("200\n{fields}"), &Method::GET, false);
@@ -477,7 +576,11 @@ fn only_an_upgrade_that_was_asked_for_is_answered_with_101() {
         ("101", true),
     ] {
         let refused = answered(text, &Method::GET, asked);
-        assert_eq!(refused.unwrap_err(), ResponseError::UnaskedUpgrade, "{text}");
+        assert_eq!(
+            refused.unwrap_err(),
+            ResponseError::UnaskedUpgrade,
+            "{text}"
+        );
     }
 }
 

@@ -172,7 +172,10 @@ async fn a_request_that_was_sent_is_not_sent_again() {
     drop(stream);
     let error = running.await.unwrap().unwrap_err();
     assert!(matches!(error, UpstreamError::Broken(_)), "{error:?}");
-    assert!(incoming.try_recv().is_err(), "there was no other connection");
+    assert!(
+        incoming.try_recv().is_err(),
+        "there was no other connection"
+    );
 }
 
 #[tokio::test]

@@ -21,7 +21,10 @@ pub(super) fn write(record: &AccessRecord, format: LogFormat, lines: &mut Vec<u8
     line.display("client", record.client);
     line.text("method", record.method.as_str().as_bytes());
     line.optional("host", record.host.as_ref().map(AsRef::as_ref));
-    let path = record.target.as_ref().map(|target| target.path().as_bytes());
+    let path = record
+        .target
+        .as_ref()
+        .map(|target| target.path().as_bytes());
     line.optional("path", path);
     line.optional("route", record.route.as_deref().map(str::as_bytes));
     line.number("status", record.status.as_u16().into());
@@ -95,12 +98,12 @@ impl Line<'_> {
     fn text(&mut self, key: &str, value: &[u8]) {
         self.key(key);
         let plain = |byte: &u8| byte.is_ascii_graphic() && !b"\"\\=".contains(byte);
-        let quoted = self.format == LogFormat::Json
-            || value.is_empty()
-            || !value.iter().all(plain);
+        let quoted = self.format == LogFormat::Json || value.is_empty() || !value.iter().all(plain);
         if quoted {
             self.lines.push(b'"');
-            value.iter().for_each(|&byte| self.escaped(byte));
+            for &byte in value {
+                self.escaped(byte);
+            }
             self.lines.push(b'"');
         } else {
             self.lines.extend_from_slice(value);
