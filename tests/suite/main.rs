@@ -1,1 +1,14 @@
+//! The behaviour of the real binary, as its users meet it.
+//!
+//! One test binary, because linking is the slow part. [`harness`] is what the tests are written
+//! with, [`servers`] starts the stores; every other module is a list of facts.
 
+// `cfg(test)` always holds here. It tells clippy that helpers, too, may panic.
+#[cfg(test)]
+mod examples;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod operation;
+#[cfg(test)]
+mod servers;
