@@ -1,0 +1,216 @@
+//! The real proxy, as a process.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::Value;
+use toml::Table;
+
+use super::process::{Ended, Process};
+use super::{Address, Upstream};
+use crate::servers::{MemcachedServer, RedisServer};
+
+/// The secret of every proxy in these tests.
+pub(crate) const SECRET: &str = "a secret that only the tests of pycket use";
+
+/// A proxy that is yet to be started.
+#[derive(Clone, Debug)]
+pub(crate) struct Builder {
+    config: String,
+    env: Vec<(String, String)>,
+}
+
+/// A running proxy. It is killed and reaped when this goes.
+#[derive(Debug)]
+pub(crate) struct Pycket {
+    builder: Builder,
+    process: Process,
+    address: SocketAddr,
+    _file: ConfigFile,
+}
+
+impl Pycket {
+    /// A proxy in front of an application, with sessions in its own memory.
+    pub(crate) fn with(upstream: &Upstream) -> Builder {
+        Self::to(upstream.address())
+    }
+
+    /// A proxy in front of whatever is, or is not, at this address.
+    pub(crate) fn to(upstream: SocketAddr) -> Builder {
+        Self::exactly("").config(&format!(
+            "listen = '127.0.0.1:0'
+             upstream = 'http://{upstream}'
+             cookies.secret = '{SECRET}'
+             log.format = 'json'"
+        ))
+    }
+
+    /// A proxy with exactly this configuration file, byte for byte.
+    pub(crate) fn exactly(config: &str) -> Builder {
+        Builder {
+            config: config.to_owned(),
+            env: Vec::new(),
+        }
+    }
+
+    /// Starts a second copy with the same configuration, on a port of its own. The first one may
+    /// have ended.
+    pub(crate) fn twin(&self) -> Self {
+        self.builder.clone().start()
+    }
+
+    /// Waits for a line of the access log that is like this.
+    pub(crate) fn access(&self, is: impl Fn(&Value) -> bool) -> Value {
+        self.process.stdout_line("that in its access log", |line| {
+            let entry = serde_json::from_str(line);
+            let entry = entry.unwrap_or_else(|error| panic!("{line}: not JSON: {error}"));
+            is(&entry).then_some(entry)
+        })
+    }
+
+    /// Waits for a message that contains this text.
+    pub(crate) fn says(&self, text: &str) -> String {
+        let find = |line: &str| line.contains(text).then(|| line.to_owned());
+        self.process.stderr_line(&format!("{text:?}"), find)
+    }
+
+    /// Sends a signal, named as `kill` names it: `"TERM"`.
+    pub(crate) fn signal(&self, signal: &str) {
+        self.process.signal(signal);
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn ended(&mut self) -> Ended {
+        self.process.wait()
+    }
+
+    /// Asks it to stop (SIGTERM), and waits until it has.
+    pub(crate) fn stop(&mut self) -> Ended {
+        self.signal("TERM");
+        self.ended()
+    }
+
+    /// Ends it at once (SIGKILL).
+    pub(crate) fn kill(&mut self) -> Ended {
+        self.process.kill();
+        self.ended()
+    }
+}
+
+impl Address for Pycket {
+    fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Builder {
+    /// Adds to the configuration, or replaces what it says: tables are joined key by key.
+    pub(crate) fn config(mut self, toml: &str) -> Self {
+        let mut table: Table = self.config.parse().expect("the harness writes TOML");
+        let more = toml
+            .parse()
+            .unwrap_or_else(|error| panic!("{toml}: {error}"));
+        join(&mut table, more);
+        self.config = table.to_string();
+        self
+    }
+
+    /// Keeps sessions in this engine.
+    pub(crate) fn engine(self, engine: &str) -> Self {
+        self.config(&format!("engine = '{engine}'"))
+    }
+
+    /// Keeps sessions in this Redis.
+    pub(crate) fn redis(self, server: &RedisServer) -> Self {
+        let url = format!("redis://127.0.0.1:{}", server.port());
+        self.engine("redis")
+            .config(&format!("storage.url = '{url}'"))
+    }
+
+    /// Keeps sessions in this memcached.
+    pub(crate) fn memcached(self, server: &MemcachedServer) -> Self {
+        let servers = format!("storage.servers = ['{}']", server.address());
+        self.engine("memcached").config(&servers)
+    }
+
+    /// Sets an environment variable of the proxy.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts it, and waits until it listens.
+    pub(crate) fn start(self) -> Pycket {
+        let file = ConfigFile::new(&self.config);
+        let process = self.spawn(&file);
+        let address = process.stderr_line("where it listens", |line| {
+            let (_, rest) = line.split_once("listening on ")?;
+            let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':');
+            rest.get(..end.unwrap_or(rest.len()))?.parse().ok()
+        });
+        Pycket {
+            builder: self,
+            process,
+            address,
+            _file: file,
+        }
+    }
+
+    /// Starts it, and waits until it has given up.
+    pub(crate) fn start_expecting_failure(self) -> Ended {
+        let file = ConfigFile::new(&self.config);
+        let ended = self.spawn(&file).wait();
+        assert_ne!(ended.code, Some(0), "it must not start:\n{}", ended.stderr);
+        ended
+    }
+
+    fn spawn(&self, file: &ConfigFile) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pycket"));
+        command.arg("run").arg("--config").arg(file.path());
+        // Whoever runs the tests may have a proxy configured by its environment.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("PYCKET_") {
+                command.env_remove(name);
+            }
+        }
+        command.envs(self.env.iter().cloned());
+        Process::start(&mut command, "of this project")
+    }
+}
+
+/// A configuration file that goes with its proxy.
+#[derive(Debug)]
+struct ConfigFile(PathBuf);
+
+impl ConfigFile {
+    fn new(text: &str) -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(1);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("pycket-{}-{number}.toml", std::process::id());
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::write(&path, text).expect("the directory can be written");
+        Self(path)
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for ConfigFile {
+    fn drop(&mut self) {
+        // A file that is left behind harms nobody.
+        std::fs::remove_file(&self.0).unwrap_or_default();
+    }
+}
+
+fn join(table: &mut Table, more: Table) {
+    for (key, value) in more {
+        match (table.get_mut(&key), value) {
+            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => join(old, new),
+            (_, value) => drop(table.insert(key, value)),
+        }
+    }
+}
