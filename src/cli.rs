@@ -18,10 +18,10 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::telemetry::chain;
 use crate::config::{
     self, Colours, Config, Flags, Problems, Sources, Warning, report, report_warning,
 };
+use crate::telemetry::chain;
 
 /// Exit code when something could not start or serve.
 const FAILED: u8 = 1;

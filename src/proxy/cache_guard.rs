@@ -50,14 +50,14 @@ pub(super) fn keep_private(headers: &mut HeaderMap) {
 mod tests {
     use super::*;
 
-    fn after(guard: fn(&mut HeaderMap), name: http::HeaderName, lines: &[&'static str]) -> String {
+    fn after(guard: fn(&mut HeaderMap), name: &http::HeaderName, lines: &[&'static str]) -> String {
         let mut headers = HeaderMap::new();
         for line in lines {
-            headers.append(&name, HeaderValue::from_static(line));
+            headers.append(name, HeaderValue::from_static(line));
         }
         guard(&mut headers);
         let lines: Vec<_> = headers
-            .get_all(&name)
+            .get_all(name)
             .iter()
             .map(|line| line.to_str().unwrap().to_owned())
             .collect();
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn cookie_joins_what_the_response_varies_by() {
-        let vary = |lines| after(vary_by_cookie, VARY, lines);
+        let vary = |lines| after(vary_by_cookie, &VARY, lines);
         assert_eq!(vary(&[]), "Cookie");
         assert_eq!(vary(&["Accept"]), "Accept | Cookie");
         assert_eq!(vary(&["Accept, cookie"]), "Accept, cookie");
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn shared_caches_lose_their_permission_and_private_ones_keep_it() {
-        let private = |lines| after(keep_private, CACHE_CONTROL, lines);
+        let private = |lines| after(keep_private, &CACHE_CONTROL, lines);
         assert_eq!(private(&[]), "private");
         assert_eq!(private(&["max-age=60"]), "max-age=60, private");
         assert_eq!(

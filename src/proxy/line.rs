@@ -12,10 +12,10 @@ use super::tunnel::Transferred;
 use super::{Body, Peer};
 use crate::clock;
 use crate::config::LogLevel;
-use crate::telemetry::{RequestId, chain};
 use crate::telemetry::access::{
     AccessLog, AccessRecord, CookieOutcome, RecordOutcome, WriteOutcome,
 };
+use crate::telemetry::{RequestId, chain};
 
 /// A line that is written when it is dropped: also an exchange whose client went away has one.
 #[derive(Debug)]

@@ -57,16 +57,12 @@ impl Json {
     /// The canonical text of a parsed value.
     pub fn from_value(value: &serde_json::Value) -> Self {
         let mut text = Vec::new();
-        value
-            .serialize(&mut serde_json::Serializer::with_formatter(
-                &mut text, Ascii,
-            ))
-            .expect("a Value has only text keys, and a Vec takes every write");
-        Self(
-            String::from_utf8(text)
-                .expect("the formatter writes ASCII only")
-                .into_boxed_str(),
-        )
+        // A Value has only text keys, and a Vec takes every write.
+        let _never = value.serialize(&mut serde_json::Serializer::with_formatter(
+            &mut text, Ascii,
+        ));
+        // The formatter writes ASCII only.
+        Self(String::from_utf8(text).unwrap_or_default().into_boxed_str())
     }
 
     /// The JSON string of this text.

@@ -10,17 +10,41 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("format", &["clock", "session"]),
     ("cookie", &["clock", "session"]),
     ("contract", &["clock", "session"]),
-    ("exchange", &["clock", "session", "format", "contract", "cookie"]),
+    (
+        "exchange",
+        &["clock", "session", "format", "contract", "cookie"],
+    ),
     ("store", &["clock", "config"]),
-    ("config", &["clock", "session", "cookie", "contract", "exchange"]),
+    (
+        "config",
+        &["clock", "session", "cookie", "contract", "exchange"],
+    ),
     ("telemetry", &["clock", "config"]),
-    ("proxy", &["clock", "session", "format", "cookie", "contract", "exchange", "store", "config", "telemetry"]),
-    ("server", &["clock", "config", "proxy", "store", "telemetry"]),
+    (
+        "proxy",
+        &[
+            "clock",
+            "session",
+            "format",
+            "cookie",
+            "contract",
+            "exchange",
+            "store",
+            "config",
+            "telemetry",
+        ],
+    ),
+    (
+        "server",
+        &["clock", "config", "proxy", "store", "telemetry"],
+    ),
     ("demo", &[]),
 ];
 
 /// Modules that decide and never touch the outside.
-const PURE: [&str; 6] = ["clock", "session", "format", "cookie", "contract", "exchange"];
+const PURE: [&str; 6] = [
+    "clock", "session", "format", "cookie", "contract", "exchange",
+];
 
 fn sources() -> Vec<(PathBuf, String)> {
     fn walk(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
@@ -35,7 +59,10 @@ fn sources() -> Vec<(PathBuf, String)> {
         }
     }
     let mut found = Vec::new();
-    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    walk(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+        &mut found,
+    );
     assert!(found.len() > 30, "only {} source files found", found.len());
     found
 }
@@ -96,7 +123,15 @@ fn pure_modules_name_no_io_and_no_clock() {
             continue;
         }
         let production = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-        for word in ["tokio::", "hyper::", "fred::", "memcache::", "std::net", "std::fs", "clock::now"] {
+        for word in [
+            "tokio::",
+            "hyper::",
+            "fred::",
+            "memcache::",
+            "std::net",
+            "std::fs",
+            "clock::now",
+        ] {
             if production.contains(word) {
                 wrong.push(format!("{} names {word}", path.display()));
             }
@@ -122,7 +157,13 @@ fn the_lock_file_keeps_above_the_security_floors() {
     let lock = include_str!("../../Cargo.lock");
     for (name, floor) in [("hyper", (1, 11, 0)), ("httparse", (1, 10, 1))] {
         let marker = format!("name = \"{name}\"\nversion = \"");
-        let version = lock.split(&marker).nth(1).unwrap().split('"').next().unwrap();
+        let version = lock
+            .split(&marker)
+            .nth(1)
+            .unwrap()
+            .split('"')
+            .next()
+            .unwrap();
         let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap());
         let found = (
             parts.next().unwrap(),

@@ -339,7 +339,7 @@ fn a_failed_answer_changes_nothing_but_what_it_holds() {
     let case = Case {
         loaded: Loaded::Found(&session),
         failed: true,
-        now: NOW.after(Duration::from_secs(900)),
+        now: NOW.after(Duration::from_mins(15)),
         ..Case::default()
     };
     assert_eq!(case.words(), "nothing, keep the cookie");

@@ -15,7 +15,7 @@ fn settings() -> PoolSettings {
         max_connections: 4,
         connect_timeout: Duration::from_secs(5),
         response_timeout: Duration::from_secs(5),
-        idle_timeout: Duration::from_secs(60),
+        idle_timeout: Duration::from_mins(1),
     }
 }
 
