@@ -1,3 +1,4 @@
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -123,34 +124,40 @@ async fn controlled() -> (SocketAddr, mpsc::Receiver<TcpStream>) {
     (address, incoming)
 }
 
+/// Answers one request.
+async fn answer(stream: &mut TcpStream) {
+    read_head(stream).await.unwrap();
+    stream.write_all(ANSWER).await.unwrap();
+}
+
 #[tokio::test]
 async fn an_unsent_request_goes_by_a_fresh_connection() {
     let (address, mut incoming) = controlled().await;
     let pool = pool_at(address, settings());
-    let first = {
-        let pool = Arc::clone(&pool);
-        tokio::spawn(async move { exchange(&pool).await })
-    };
-    let mut stream = incoming.recv().await.unwrap();
-    read_head(&mut stream).await.unwrap();
-    stream.write_all(ANSWER).await.unwrap();
-    first.await.unwrap().unwrap();
+    let (first, stream) = tokio::join!(exchange(&pool), async {
+        let mut stream = incoming.recv().await.unwrap();
+        answer(&mut stream).await;
+        stream.into_std().unwrap()
+    });
+    first.unwrap();
 
-    // The upstream closes while the connection lies in the pool, and we have not looked since:
-    // blocking I/O keeps this thread's runtime from noticing.
-    let stream = stream.into_std().unwrap();
-    stream.shutdown(std::net::Shutdown::Both).unwrap();
-    drop(stream);
-    assert_eq!(pool.lock_idle().len(), 1);
+    // One turn of the event loop brings both the byte that this test waits for and the news that
+    // the pooled connection is closed; the test goes on before hyper has seen the news.
+    let (address, mut bells) = controlled().await;
+    let mut bell = std::net::TcpStream::connect(address).unwrap();
+    let mut heard = bells.recv().await.unwrap();
+    let (rung, ()) = tokio::join!(heard.read_u8(), async {
+        bell.write_all(b"!").unwrap();
+        stream.shutdown(std::net::Shutdown::Both).unwrap();
+    });
+    rung.unwrap();
+    assert!(pool.lock_idle().front().unwrap().sender.is_ready());
 
-    let second = {
-        let pool = Arc::clone(&pool);
-        tokio::spawn(async move { exchange(&pool).await })
-    };
-    let mut stream = incoming.recv().await.unwrap();
-    read_head(&mut stream).await.unwrap();
-    stream.write_all(ANSWER).await.unwrap();
-    assert_eq!(second.await.unwrap().unwrap(), "ok");
+    let upstream = tokio::spawn(async move {
+        answer(&mut incoming.recv().await.unwrap()).await;
+    });
+    assert_eq!(exchange(&pool).await.unwrap(), "ok");
+    upstream.await.unwrap();
 }
 
 #[tokio::test]
