@@ -194,8 +194,28 @@ async fn a_silent_upstream_is_given_up() {
     let error = exchange(&pool).await.unwrap_err();
     assert!(matches!(error, UpstreamError::ResponseTimeout), "{error:?}");
     let mut stream = incoming.recv().await.unwrap();
-    read_head(&mut stream).await.unwrap();
+    read_head(&mut stream).await;
     assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "it was closed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_wait_for_a_response_starts_anew_while_the_request_moves() {
+    let pool = pool_at(SocketAddr::from(([127, 0, 0, 1], 1)), settings());
+    let progress = Progress::new();
+    let begun = Instant::now();
+    let upload = async {
+        for _ in 0..4 {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            progress.advance(1);
+        }
+    };
+    let silence = std::future::pending::<Result<(), _>>();
+    let (outcome, ()) = tokio::join!(pool.in_time(silence, Some(&progress)), upload);
+    let error = outcome.unwrap_err();
+    assert!(matches!(error, UpstreamError::ResponseTimeout), "{error:?}");
+    // Twelve seconds of upload, and then the response timeout of five.
+    assert_eq!(begun.elapsed().as_secs(), 17);
+    assert_eq!(progress.bytes(), 4);
 }
 
 #[tokio::test]

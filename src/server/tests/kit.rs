@@ -105,21 +105,21 @@ impl Proxy {
         let config = Arc::new(config);
         let sockets = Sockets::bind(&config.listen, config.workers).unwrap();
         let address = sockets.addresses()[0];
-        let (signals, mut received) = mpsc::channel::<()>(2);
-        let (reports, report) = oneshot::channel();
+        let (signals, mut signalled) = mpsc::channel::<()>(2);
+        let (finished, report) = oneshot::channel();
         thread::spawn(move || {
-            let made = Arc::clone(&config);
+            let shared = Arc::clone(&config);
             let make = move |worker| {
-                let handler = Forward::new(&made, worker);
+                let handler = Forward::new(&shared, worker);
                 async move { Ok(handler) }
             };
             let stop = async move || {
-                if received.recv().await.is_none() {
+                if signalled.recv().await.is_none() {
                     std::future::pending::<Infallible>().await;
                 }
             };
             let report = run(&config, sockets, make, stop).unwrap();
-            reports.send(report).unwrap_or_default();
+            finished.send(report).unwrap_or_default();
         });
         Self {
             address,
@@ -187,7 +187,7 @@ impl Client {
     }
 
     /// What comes until the other side closes, in whichever way it does.
-    pub(super) async fn to_end(&mut self) -> String {
+    pub(super) async fn rest(&mut self) -> String {
         let mut bytes = Vec::new();
         while let Ok(byte) = self.0.read_u8().await {
             bytes.push(byte);
