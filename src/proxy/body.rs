@@ -255,7 +255,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             started: Instant::now(),
             moved: AtomicU64::new(0),
@@ -264,7 +264,7 @@ impl Progress {
         }
     }
 
-    fn advance(&self, bytes: u64) {
+    pub(super) fn advance(&self, bytes: u64) {
         let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.moved.store(elapsed, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);

@@ -1,3 +1,4 @@
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -123,34 +124,40 @@ async fn controlled() -> (SocketAddr, mpsc::Receiver<TcpStream>) {
     (address, incoming)
 }
 
+/// Answers one request.
+async fn answer(stream: &mut TcpStream) {
+    read_head(stream).await.unwrap();
+    stream.write_all(ANSWER).await.unwrap();
+}
+
 #[tokio::test]
 async fn an_unsent_request_goes_by_a_fresh_connection() {
     let (address, mut incoming) = controlled().await;
     let pool = pool_at(address, settings());
-    let first = {
-        let pool = Arc::clone(&pool);
-        tokio::spawn(async move { exchange(&pool).await })
-    };
-    let mut stream = incoming.recv().await.unwrap();
-    read_head(&mut stream).await.unwrap();
-    stream.write_all(ANSWER).await.unwrap();
-    first.await.unwrap().unwrap();
+    let (first, stream) = tokio::join!(exchange(&pool), async {
+        let mut stream = incoming.recv().await.unwrap();
+        answer(&mut stream).await;
+        stream.into_std().unwrap()
+    });
+    first.unwrap();
 
-    // The upstream closes while the connection lies in the pool, and we have not looked since:
-    // blocking I/O keeps this thread's runtime from noticing.
-    let stream = stream.into_std().unwrap();
-    stream.shutdown(std::net::Shutdown::Both).unwrap();
-    drop(stream);
-    assert_eq!(pool.lock_idle().len(), 1);
+    // One turn of the event loop brings both the byte that this test waits for and the news that
+    // the pooled connection is closed; the test goes on before hyper has seen the news.
+    let (address, mut bells) = controlled().await;
+    let mut bell = std::net::TcpStream::connect(address).unwrap();
+    let mut heard = bells.recv().await.unwrap();
+    let (rung, ()) = tokio::join!(heard.read_u8(), async {
+        bell.write_all(b"!").unwrap();
+        stream.shutdown(std::net::Shutdown::Both).unwrap();
+    });
+    rung.unwrap();
+    assert!(pool.lock_idle().front().unwrap().sender.is_ready());
 
-    let second = {
-        let pool = Arc::clone(&pool);
-        tokio::spawn(async move { exchange(&pool).await })
-    };
-    let mut stream = incoming.recv().await.unwrap();
-    read_head(&mut stream).await.unwrap();
-    stream.write_all(ANSWER).await.unwrap();
-    assert_eq!(second.await.unwrap().unwrap(), "ok");
+    let upstream = tokio::spawn(async move {
+        answer(&mut incoming.recv().await.unwrap()).await;
+    });
+    assert_eq!(exchange(&pool).await.unwrap(), "ok");
+    upstream.await.unwrap();
 }
 
 #[tokio::test]
@@ -187,8 +194,28 @@ async fn a_silent_upstream_is_given_up() {
     let error = exchange(&pool).await.unwrap_err();
     assert!(matches!(error, UpstreamError::ResponseTimeout), "{error:?}");
     let mut stream = incoming.recv().await.unwrap();
-    read_head(&mut stream).await.unwrap();
+    read_head(&mut stream).await;
     assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "it was closed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_wait_for_a_response_starts_anew_while_the_request_moves() {
+    let pool = pool_at(SocketAddr::from(([127, 0, 0, 1], 1)), settings());
+    let progress = Progress::new();
+    let begun = Instant::now();
+    let upload = async {
+        for _ in 0..4 {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            progress.advance(1);
+        }
+    };
+    let silence = std::future::pending::<Result<(), _>>();
+    let (outcome, ()) = tokio::join!(pool.in_time(silence, Some(&progress)), upload);
+    let error = outcome.unwrap_err();
+    assert!(matches!(error, UpstreamError::ResponseTimeout), "{error:?}");
+    // Twelve seconds of upload, and then the response timeout of five.
+    assert_eq!(begun.elapsed().as_secs(), 17);
+    assert_eq!(progress.bytes(), 4);
 }
 
 #[tokio::test]
