@@ -42,6 +42,7 @@ pub mod clock;
 pub mod config;
 pub mod contract;
 pub mod cookie;
+pub mod demo;
 pub mod exchange;
 pub mod format;
 pub mod proxy;

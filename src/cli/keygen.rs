@@ -14,10 +14,15 @@ const SECRET_BYTES: usize = 32;
 ///
 /// The text itself is the secret; nobody decodes it.
 pub(super) fn keygen(out: &mut impl Write) -> Result<(), Failure> {
+    let secret = random_secret().map_err(Failure::Randomness)?;
+    Ok(writeln!(out, "{secret}")?)
+}
+
+/// A new secret, as text.
+pub(super) fn random_secret() -> Result<String, getrandom::Error> {
     let mut bytes = [0; SECRET_BYTES];
-    getrandom::fill(&mut bytes).map_err(Failure::Randomness)?;
-    writeln!(out, "{}", URL_SAFE_NO_PAD.encode(bytes))?;
-    Ok(())
+    getrandom::fill(&mut bytes)?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
 #[cfg(test)]

@@ -383,7 +383,7 @@ path = "/a"
        | ^^^^^^^^^
        = help: join them
 
-    error: cookies.secure: browsers take a name with `__Host-` only when the cookie is always Secure: expected `always`
+    error: cookies.secure: browsers take a name with `__Host-` only when the cookie is always Secure: expected `true`
 
     24 mistakes in the configuration
     "#);
