@@ -64,14 +64,14 @@ fn unknown_key_is_refused_at_start() {
     let ended = Pycket::with(&app)
         .config("no_such_key = 1")
         .start_expecting_failure();
-    assert_eq!(ended.code, Some(64));
+    assert_eq!(ended.code, Some(78));
     assert!(ended.stderr.contains("no_such_key"), "{}", ended.stderr);
 }
 
 #[test]
 fn file_that_is_not_toml_is_refused_with_its_line() {
     let ended = Pycket::exactly("listen = '127.0.0.1:0'\nupstream =\n").start_expecting_failure();
-    assert_eq!(ended.code, Some(64));
+    assert_eq!(ended.code, Some(78));
     assert!(ended.stderr.contains(":2:"), "{}", ended.stderr);
 }
 
