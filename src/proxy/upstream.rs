@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap};
 use std::fmt;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -170,15 +170,26 @@ impl Pool {
         forward::ensure_host(request.headers_mut(), &self.authority);
         let slot = self.slot().await?;
         let progress = request.body().progress();
-        let answered = if let Some(sender) = self.take_idle() {
-            let exchange = self.send_reusing(sender, request);
-            self.in_time(exchange, progress.as_deref()).await
-        } else {
-            let sender = self.connect().await?;
-            let exchange = send_once(sender, request);
-            self.in_time(exchange, progress.as_deref()).await
+        let progress = progress.as_deref();
+        let (mut sender, reused) = match self.take_idle() {
+            Some(sender) => (sender, true),
+            None => (self.connect().await?, false),
         };
-        let (response, sender) = answered?;
+        let mut answered = self
+            .in_time(sender.try_send_request(request), progress)
+            .await?;
+        // The other side may have closed the connection in this very moment. If hyper gives the
+        // request back unsent, it goes by a fresh one.
+        if let Err(failure) = &mut answered
+            && reused
+            && let Some(unsent) = failure.take_message()
+        {
+            sender = self.connect().await?;
+            answered = self
+                .in_time(sender.try_send_request(unsent), progress)
+                .await?;
+        }
+        let response = answered.map_err(|failure| UpstreamError::of(failure.into_error()))?;
         let lease = Lease {
             pool: Arc::clone(self),
             sender,
@@ -236,7 +247,16 @@ impl Pool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn connect(&self) -> Result<SendRequest<RequestBody>, UpstreamError> {
+    /// Opens a connection. Boxed, because this is rare, and would make the future of every request
+    /// larger by kilobytes that are moved around.
+    fn connect(
+        &self,
+    ) -> Pin<Box<dyn Future<Output = Result<SendRequest<RequestBody>, UpstreamError>> + Send + '_>>
+    {
+        Box::pin(self.open())
+    }
+
+    async fn open(&self) -> Result<SendRequest<RequestBody>, UpstreamError> {
         // A name may have several addresses; they are tried one after the other.
         let connecting = TcpStream::connect((self.host.as_str(), self.port));
         let stream = match timeout(self.settings.connect_timeout, connecting).await {
@@ -257,26 +277,10 @@ impl Pool {
         Ok(sender)
     }
 
-    /// Sends by a connection that may have been closed by the other side in this very moment. If
-    /// it was, and hyper gives the request back unsent, it is sent by a fresh one.
-    async fn send_reusing(
-        &self,
-        mut sender: SendRequest<RequestBody>,
-        request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, SendRequest<RequestBody>), UpstreamError> {
-        match sender.try_send_request(request).await {
-            Ok(response) => Ok((response, sender)),
-            Err(mut failure) => match failure.take_message() {
-                Some(unsent) => send_once(self.connect().await?, unsent).await,
-                None => Err(UpstreamError::of(failure.into_error())),
-            },
-        }
-    }
-
     /// Waits for a response head as long as something moves.
     async fn in_time<T>(
         &self,
-        exchange: impl Future<Output = Result<T, UpstreamError>>,
+        exchange: impl Future<Output = T>,
         progress: Option<&Progress>,
     ) -> Result<T, UpstreamError> {
         let limit = self.settings.response_timeout;
@@ -284,7 +288,7 @@ impl Pool {
         let mut deadline = Instant::now() + limit;
         loop {
             if let Ok(outcome) = timeout_at(deadline, exchange.as_mut()).await {
-                return outcome;
+                return Ok(outcome);
             }
             match progress {
                 Some(body) if body.last_moved() + limit > deadline => {
@@ -294,16 +298,6 @@ impl Pool {
                 Some(_) | None => return Err(UpstreamError::ResponseTimeout),
             }
         }
-    }
-}
-
-async fn send_once(
-    mut sender: SendRequest<RequestBody>,
-    request: Request<RequestBody>,
-) -> Result<(Response<Incoming>, SendRequest<RequestBody>), UpstreamError> {
-    match sender.send_request(request).await {
-        Ok(response) => Ok((response, sender)),
-        Err(error) => Err(UpstreamError::of(error)),
     }
 }
 

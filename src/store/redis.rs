@@ -27,8 +27,10 @@ use super::breaker::Access;
 use super::{Created, Key, Record, Replaced, StoreError, Version};
 use crate::config::{self, Storage};
 use answer::classify;
+use loads::Loads;
 
 mod answer;
+mod loads;
 mod settings;
 
 /// `KEYS[1]`: the record. `ARGV[1]`: the SHA-1 of the version, in hex. `ARGV[2]` and `ARGV[3]`: the
@@ -56,6 +58,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) struct Redis {
     client: Client,
     link: Arc<Link>,
+    loads: Loads,
     /// Set while a connection that can't be trusted is being replaced.
     distrusted: Arc<AtomicBool>,
     /// The SHA-1 of the script, by which Redis knows it.
@@ -120,6 +123,7 @@ impl Redis {
         Ok(Self {
             client,
             link,
+            loads: Loads::default(),
             distrusted: Arc::new(AtomicBool::new(false)),
             script: sha1_hex(COMPARE_AND_WRITE.as_bytes()),
             connection,
@@ -127,7 +131,7 @@ impl Redis {
     }
 
     pub(super) async fn load(&self, key: &Key) -> Result<Option<Record>, StoreError> {
-        let answer: Result<Value, Error> = self.client()?.get(redis_key(key)).await;
+        let answer = self.loads.get(self.client()?, redis_key(key)).await;
         let answer = answer.map_err(|error| self.failure(&error, Access::Read))?;
         if answer.is_null() {
             return Ok(None);

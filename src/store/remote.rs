@@ -89,7 +89,8 @@ impl Fleet {
         let operation = pin!(async {
             match &remote.server {
                 Server::Redis(redis) => redis.load(key).await,
-                Server::Memcached(memcached) => memcached.load(key).await,
+                // The drivers' futures are kilobytes, and so would be everything that holds one.
+                Server::Memcached(memcached) => Box::pin(memcached.load(key)).await,
             }
         });
         guarded(remote, Access::Read, operation).await
@@ -103,13 +104,13 @@ impl Fleet {
     ) -> Result<Created, StoreError> {
         let remote = self.of(key);
         remote.check_size(key, &bytes)?;
-        let operation = pin!(async {
+        let mut operation = Box::pin(async {
             match &remote.server {
                 Server::Redis(redis) => redis.create(key, bytes, ttl).await,
                 Server::Memcached(memcached) => memcached.create(key, &bytes, ttl).await,
             }
         });
-        guarded(remote, Access::Write, operation).await
+        guarded(remote, Access::Write, operation.as_mut()).await
     }
 
     pub(super) async fn replace(
@@ -121,13 +122,13 @@ impl Fleet {
     ) -> Result<Replaced, StoreError> {
         let remote = self.of(key);
         remote.check_size(key, &bytes)?;
-        let operation = pin!(async {
+        let mut operation = Box::pin(async {
             match &remote.server {
                 Server::Redis(redis) => redis.replace(key, version, bytes, ttl).await,
                 Server::Memcached(memcached) => memcached.replace(key, version, &bytes, ttl).await,
             }
         });
-        guarded(remote, Access::Write, operation).await
+        guarded(remote, Access::Write, operation.as_mut()).await
     }
 
     pub(super) async fn remove(
@@ -136,35 +137,35 @@ impl Fleet {
         version: &Version,
     ) -> Result<Replaced, StoreError> {
         let remote = self.of(key);
-        let operation = pin!(async {
+        let mut operation = Box::pin(async {
             match &remote.server {
                 Server::Redis(redis) => redis.remove(key, version).await,
                 Server::Memcached(memcached) => memcached.remove(key, version).await,
             }
         });
-        guarded(remote, Access::Write, operation).await
+        guarded(remote, Access::Write, operation.as_mut()).await
     }
 
     pub(super) async fn delete(&self, key: &Key) -> Result<(), StoreError> {
         let remote = self.of(key);
-        let operation = pin!(async {
+        let mut operation = Box::pin(async {
             match &remote.server {
                 Server::Redis(redis) => redis.delete(key).await,
                 Server::Memcached(memcached) => memcached.delete(key).await,
             }
         });
-        guarded(remote, Access::Write, operation).await
+        guarded(remote, Access::Write, operation.as_mut()).await
     }
 
     pub(super) async fn touch(&self, key: &Key, ttl: Duration) -> Result<bool, StoreError> {
         let remote = self.of(key);
-        let operation = pin!(async {
+        let mut operation = Box::pin(async {
             match &remote.server {
                 Server::Redis(redis) => redis.touch(key, ttl).await,
                 Server::Memcached(memcached) => memcached.touch(key, ttl).await,
             }
         });
-        guarded(remote, Access::Write, operation).await
+        guarded(remote, Access::Write, operation.as_mut()).await
     }
 
     /// One server that answers is enough: a fleet with a gap still serves the other keys.

@@ -209,7 +209,7 @@ async fn the_wait_for_a_response_starts_anew_while_the_request_moves() {
             progress.advance(1);
         }
     };
-    let silence = std::future::pending::<Result<(), _>>();
+    let silence = std::future::pending::<()>();
     let (outcome, ()) = tokio::join!(pool.in_time(silence, Some(&progress)), upload);
     let error = outcome.unwrap_err();
     assert!(matches!(error, UpstreamError::ResponseTimeout), "{error:?}");

@@ -128,12 +128,36 @@ impl Line<'_> {
         let (year, month, day) = civil(days);
         let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
         let millis = time.as_millis() % 1000;
-        self.display(
-            key,
-            format_args!(
-                "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z"
-            ),
-        );
+        self.key(key);
+        let quote: &[u8] = match self.format {
+            LogFormat::Text => b"",
+            LogFormat::Json => b"\"",
+        };
+        self.lines.extend_from_slice(quote);
+        // Not by fmt, which takes longer than all the rest of the line.
+        for (number, width, after) in [
+            (year, 4, b'-'),
+            (month, 2, b'-'),
+            (day, 2, b'T'),
+            (hour, 2, b':'),
+            (minute, 2, b':'),
+            (second, 2, b'.'),
+            (millis, 3, b'Z'),
+        ] {
+            self.padded(number, width);
+            self.lines.push(after);
+        }
+        self.lines.extend_from_slice(quote);
+    }
+
+    /// A number with zeros before it, up to `width` digits.
+    fn padded(&mut self, number: u64, width: usize) {
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(number);
+        for _ in digits.len()..width {
+            self.lines.push(b'0');
+        }
+        self.lines.extend_from_slice(digits.as_bytes());
     }
 
     /// Everything but visible ASCII is escaped, byte by byte: control characters could end the
