@@ -13,6 +13,8 @@ mod harness;
 #[cfg(test)]
 mod operation;
 #[cfg(test)]
+mod outages;
+#[cfg(test)]
 mod promises;
 #[cfg(test)]
 mod servers;
