@@ -15,6 +15,8 @@ mod operation;
 #[cfg(test)]
 mod outages;
 #[cfg(test)]
+mod passage;
+#[cfg(test)]
 mod promises;
 #[cfg(test)]
 mod servers;
