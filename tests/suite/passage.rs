@@ -31,14 +31,15 @@ fn a_gibibyte_passes_both_ways_at_constant_memory() {
             for _ in 0..GIB / chunk.len() {
                 wire.read_exactly(chunk.len());
             }
-            wire.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            wire.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
         } else {
-            wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {GIB}\r\n\r\n"));
+            wire.send(format!(
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {GIB}\r\n\r\n"
+            ));
             for _ in 0..GIB / chunk.len() {
                 wire.send(&chunk);
             }
         }
-        wire.read_to_close();
     });
     let pycket = Pycket::with(&app).start();
     let before = peak_memory(pycket.pid());
