@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::harness::{Browser, Pycket, Upstream};
+use crate::harness::{Browser, Pycket};
+use crate::servers::RedisServer;
 use crate::stage::{COOKIE, Stage, Store, cookie, obedient, post};
 
 fn stage(config: &str) -> Stage {
@@ -153,7 +154,7 @@ fn captured_header_sets_a_value_and_stays_between_application_and_proxy() {
         .request("GET", "/")
         .header("X-Auth-User", "mallory")
         .send();
-    let seen = stage.app.requests().pop().expect("it arrived");
+    let seen = stage.last();
     assert_eq!(seen.header("X-Auth-User"), None);
 }
 
@@ -200,12 +201,7 @@ fn route_sees_and_changes_only_what_it_exposes() {
     assert_eq!(stage.session(&mut browser), json!({"user": "alice"}));
     // What the part did not see still waits.
     browser.page("/");
-    let seen = stage
-        .app
-        .requests()
-        .pop()
-        .and_then(|seen| seen.notifications());
-    assert_eq!(seen, Some(json!({"secret": "2"})));
+    assert_eq!(stage.shown(), Some(json!({"secret": "2"})));
 }
 
 #[test]
@@ -304,7 +300,7 @@ fn route_without_signals_hears_none() {
     }
     stage.pycket.says("looks like a signal and is none");
     browser.page("/third-party/");
-    let seen = stage.app.requests().pop().expect("it arrived");
+    let seen = stage.last();
     assert_eq!(
         (seen.session(), seen.notifications()),
         (json!({"a": "1"}), None)
@@ -332,7 +328,7 @@ fn change_over_a_limit_is_refused_as_a_whole() {
     let cases = [
         (
             "/",
-            "X-Session-Set: c=1&d=2&e=3".to_owned(),
+            "X-Session-Set: c=1&d=2&e=3&f=4".to_owned(),
             "session.max_names allows 3",
         ),
         (
@@ -367,12 +363,7 @@ fn change_over_a_limit_is_refused_as_a_whole() {
             "{rule}"
         );
         browser.page("/");
-        let seen = stage
-            .app
-            .requests()
-            .pop()
-            .and_then(|seen| seen.notifications());
-        assert_eq!(seen, None, "{rule}");
+        assert_eq!(stage.shown(), None, "{rule}");
         checked += 1;
     }
     assert_eq!(checked, 6);
@@ -390,7 +381,7 @@ fn change_over_a_limit_is_refused_as_a_whole() {
 
 /// Malformed signals, and what the log says of each.
 const BAD: [(&str, &str); 9] = [
-    ("X-Session-Set: {\"b\": 1", "X-Session-Set, line 1, byte 8"),
+    ("X-Session-Set: {\"b\": 1", "X-Session-Set, line 1, byte 7"),
     ("X-Session-Set: [1]", "expected a JSON object or name=value"),
     ("X-Session-Set: b=%zz", "X-Session-Set, line 1, byte 3"),
     ("X-Session-Set: =1", "a name is not empty"),
@@ -415,8 +406,8 @@ fn malformed_signal_fails_the_exchange_and_nothing_of_it_is_applied() {
     let before = cookie(&browser);
     for (signal, position) in BAD {
         let beside = [
-            "X-Session-Set: ok=1",
             signal,
+            "X-Session-Set: ok=1",
             "X-Notifications-Add: ok=1",
             "Set-Cookie: other=1",
         ];
@@ -452,7 +443,7 @@ fn malformed_signal_can_be_dropped_alone() {
         );
         stage.pycket.says(position);
         browser.page("/");
-        let seen = stage.app.requests().pop().expect("it arrived");
+        let seen = stage.last();
         let notifications = seen.notifications().unwrap_or(json!({}));
         let got = (seen.session(), notifications);
         let expected = if signal.starts_with("X-Session-Set") {
@@ -466,8 +457,8 @@ fn malformed_signal_can_be_dropped_alone() {
 
 #[test]
 fn state_says_that_the_store_is_down_and_nothing_is_touched() {
-    let mut redis = crate::servers::RedisServer::start();
-    let app: Upstream = obedient();
+    let mut redis = RedisServer::start();
+    let app = obedient();
     let pycket = Pycket::with(&app)
         .redis(&redis)
         .config("session.on_store_error = 'anonymous'")

@@ -26,7 +26,7 @@ mod tests;
 
 pub(crate) use browser::{Browser, Response};
 pub(crate) use gate::Gate;
-pub(crate) use message::AppResponse;
+pub(crate) use message::{AppRequest, AppResponse};
 pub(crate) use process::Process;
 pub(crate) use pycket::{Pycket, SECRET};
 pub(crate) use upstream::Upstream;

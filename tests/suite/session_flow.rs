@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::harness::{AppResponse, Browser, Pycket, SECRET, Upstream, Wire};
 use crate::servers::{RedisServer, Reply};
 use crate::stage::{
-    COOKIE, Store, commands, cookie, id_in, in_time, obedient, on_each_engine, page, post,
+    COOKIE, Store, commands, cookie, id_in, in_time, number, obedient, on_each_engine, page, post,
 };
 
 /// The example of the contract's documentation, with every line of every message. What differs
@@ -304,12 +304,7 @@ fn renewal_changes_the_id_and_nothing_else() {
         assert_eq!(stage.session(&mut left_behind), json!({}));
         stage.store.assert_records(1);
         page(&mut browser, "/page", &[]);
-        let seen = stage
-            .app
-            .requests()
-            .pop()
-            .and_then(|seen| seen.notifications());
-        assert_eq!(seen, Some(json!({"note": "hello"})));
+        assert_eq!(stage.shown(), Some(json!({"note": "hello"})));
     });
 }
 
@@ -404,10 +399,7 @@ fn only_key(server: &RedisServer) -> String {
 
 /// For how long Redis keeps its only key, rounded to seconds.
 fn seconds_left(server: &RedisServer) -> i64 {
-    match server.command(&["PTTL", &only_key(server)]) {
-        Reply::Number(millis) => (millis + 999) / 1000,
-        reply => panic!("{reply:?}"),
-    }
+    (number(server, &["PTTL", &only_key(server)]) + 999) / 1000
 }
 
 #[test]
@@ -436,7 +428,7 @@ fn record_lives_as_long_as_the_session() {
     }
     assert!(only_key(&redis).starts_with("pycket:"));
     post(&mut browser, "/", &["X-Session-Control: ttl=1"]);
-    let gone = || (redis.command(&["DBSIZE"]) == Reply::Number(0)).then_some(());
+    let gone = || (number(&redis, &["DBSIZE"]) == 0).then_some(());
     in_time("the record expires", gone);
     browser.get("/late");
     let seen = app.requests().pop().expect("it arrived");

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use crate::harness::{AppResponse, Browser, DEADLINE, Pycket, Response, Upstream};
+use crate::harness::{AppRequest, AppResponse, Browser, DEADLINE, Pycket, Response, Upstream};
 use crate::servers::{MemcachedServer, RedisServer, Reply};
 
 /// The session cookie's name where nothing else is configured.
@@ -38,6 +38,11 @@ impl Store {
         Self::Redis(RedisServer::start())
     }
 
+    /// One of each kind.
+    pub(crate) fn each() -> [Self; 3] {
+        [Self::Memory, Self::redis(), Self::memcached()]
+    }
+
     pub(crate) fn memcached() -> Self {
         Self::Memcached(MemcachedServer::start())
     }
@@ -55,10 +60,7 @@ impl Store {
     pub(crate) fn records(&self) -> Option<usize> {
         match self {
             Self::Memory => None,
-            Self::Redis(server) => match server.command(&["DBSIZE"]) {
-                Reply::Number(count) => usize::try_from(count).ok(),
-                reply => panic!("{reply:?}"),
-            },
+            Self::Redis(server) => usize::try_from(number(server, &["DBSIZE"])).ok(),
             Self::Memcached(server) => Some(items(server)),
         }
     }
@@ -70,6 +72,15 @@ impl Store {
             assert_eq!(records, count, "records in {}", self.engine());
         }
     }
+}
+
+/// What Redis answers to a command whose answer is a number.
+pub(crate) fn number(server: &RedisServer, command: &[&str]) -> i64 {
+    let reply = server.command(command);
+    let Reply::Number(number) = reply else {
+        panic!("{command:?}: {reply:?}");
+    };
+    number
 }
 
 /// How many items memcached has.
@@ -107,18 +118,27 @@ impl Stage {
         Browser::at(&self.pycket)
     }
 
+    /// The last request that reached the application.
+    pub(crate) fn last(&self) -> AppRequest {
+        let seen = self.app.requests().pop();
+        seen.expect("a request has reached the application")
+    }
+
+    /// The notifications that reached the application with the last request.
+    pub(crate) fn shown(&self) -> Option<Value> {
+        self.last().notifications()
+    }
+
     /// What the application sees of this browser's session.
     pub(crate) fn session(&self, browser: &mut Browser) -> Value {
         browser.get("/look");
-        let seen = self.app.requests().pop();
-        seen.expect("the request reached the application").session()
+        self.last().session()
     }
 
     /// What `X-Session-State` and `X-Session-Id` say of this browser's session.
     pub(crate) fn state(&self, browser: &mut Browser) -> (String, Option<String>) {
         browser.get("/look");
-        let seen = self.app.requests().pop();
-        let seen = seen.expect("the request reached the application");
+        let seen = self.last();
         let state = seen.header("X-Session-State").expect("it always stands");
         (
             state.to_owned(),
@@ -135,12 +155,9 @@ impl Stage {
 
 /// Checks the same facts on each engine, all at once.
 pub(crate) fn on_each_engine(config: &str, facts: impl Fn(&Stage) + Sync) {
-    on_engines(
-        [Store::Memory, Store::redis(), Store::memcached()],
-        |store| {
-            facts(&Stage::on(store, config));
-        },
-    );
+    on_engines(Store::each(), |store| {
+        facts(&Stage::on(store, config));
+    });
 }
 
 /// Checks the same facts with each of these stores, all at once.
