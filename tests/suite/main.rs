@@ -1,15 +1,22 @@
 //! The behaviour of the real binary, as its users meet it.
 //!
 //! One test binary, because linking is the slow part. [`harness`] is what the tests are written
-//! with, [`servers`] starts the stores; every other module is a list of facts.
+//! with, [`servers`] starts the stores, [`stage`] puts both together for facts that hold on every
+//! engine; every other module is a list of facts.
 
 // `cfg(test)` always holds here. It tells clippy that helpers, too, may panic.
 #[cfg(test)]
 mod architecture;
 #[cfg(test)]
+mod concurrency;
+#[cfg(test)]
+mod contract;
+#[cfg(test)]
 mod examples;
 #[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod notifications;
 #[cfg(test)]
 mod operation;
 #[cfg(test)]
@@ -20,6 +27,12 @@ mod passage;
 mod promises;
 #[cfg(test)]
 mod servers;
+#[cfg(test)]
+mod session_cookie;
+#[cfg(test)]
+mod session_flow;
+#[cfg(test)]
+mod stage;
 #[cfg(test)]
 mod store_contract;
 #[cfg(test)]

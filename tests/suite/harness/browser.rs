@@ -132,6 +132,13 @@ impl Request<'_> {
         self
     }
 
+    /// One line of this name for each value.
+    pub(crate) fn headers(self, name: &str, values: &[&str]) -> Self {
+        values
+            .iter()
+            .fold(self, |request, value| request.header(name, value))
+    }
+
     /// The body, sent with its length.
     pub(crate) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = Some(body.into());
