@@ -10,6 +10,7 @@ use std::fmt;
 use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use http::HeaderValue;
 use tracing::level_filters::LevelFilter;
 
@@ -127,15 +128,43 @@ impl RequestIds {
     /// The next id.
     pub fn make(&self) -> RequestId {
         let count = self.next.fetch_add(1, Ordering::Relaxed);
-        let text = format!("{:016x}-{count:08x}", self.prefix);
-        let value = HeaderValue::from_maybe_shared(bytes::Bytes::from(text));
-        RequestId(value.unwrap_or_else(|_| HeaderValue::from_static("-")))
+        let mut text = Vec::with_capacity(LONGEST_MADE_ID);
+        push_hex(&mut text, self.prefix, 16);
+        text.push(b'-');
+        push_hex(&mut text, count, 8);
+        // Hexadecimal digits and a hyphen are always a header value.
+        let value = HeaderValue::from_maybe_shared(Bytes::from(text));
+        RequestId(value.unwrap_or(HeaderValue::from_static("-")))
+    }
+}
+
+/// Bytes of the longest id that is made: both numbers in full.
+const LONGEST_MADE_ID: usize = 33;
+
+/// Writes a number in lower-case hexadecimal digits, with zeros before it up to `width`. By hand,
+/// since fmt takes ten times as long, for every exchange.
+fn push_hex(text: &mut Vec<u8>, number: u64, width: u32) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let needed = (u64::BITS - number.leading_zeros()).div_ceil(4);
+    for position in (0..needed.max(width)).rev() {
+        let nibble = number >> (4 * position) & 15;
+        let digit = usize::try_from(nibble).ok().and_then(|n| DIGITS.get(n));
+        text.extend(digit);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hexadecimal_digits_are_those_of_fmt() {
+        for number in [0, 1, 0xabc, 0xffff_ffff, 0x1_0000_0000, u64::MAX] {
+            let mut text = Vec::new();
+            push_hex(&mut text, number, 8);
+            assert_eq!(text, format!("{number:08x}").into_bytes());
+        }
+    }
 
     #[test]
     fn request_ids_differ_and_are_visible_ascii() {

@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{COOKIE, HeaderValue};
+use memchr::memchr;
 
 use super::signed::{Check, Invalid};
 use super::{CookiePolicy, Presented};
@@ -109,7 +110,16 @@ fn closeness(presented: &Presented) -> u8 {
 
 /// The pairs of a line, with whatever space is around them.
 fn pairs(line: &[u8]) -> impl Iterator<Item = &[u8]> {
-    line.split(|&byte| byte == b';')
+    let mut rest = Some(line);
+    std::iter::from_fn(move || {
+        let line = rest?;
+        let (pair, after) = match memchr(b';', line) {
+            Some(end) => line.split_at_checked(end)?,
+            None => (line, &b""[..]),
+        };
+        rest = after.split_first().map(|(_separator, after)| after);
+        Some(pair)
+    })
 }
 
 /// The value of a pair of this name, still quoted.

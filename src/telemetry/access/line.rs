@@ -1,6 +1,7 @@
 //! One line of the access log, written without allocation.
 
 use std::io::Write;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
@@ -18,7 +19,7 @@ pub(super) fn write(record: &AccessRecord, format: LogFormat, lines: &mut Vec<u8
     line.begin();
     line.time("time", record.time);
     line.text("id", record.id.as_str().as_bytes());
-    line.display("client", record.client);
+    line.address("client", record.client);
     line.text("method", record.method.as_str().as_bytes());
     line.optional("host", record.host.as_ref().map(AsRef::as_ref));
     let path = record
@@ -110,16 +111,35 @@ impl Line<'_> {
         }
     }
 
+    /// Most clients come by IPv4, which is written without fmt.
+    fn address(&mut self, key: &str, address: IpAddr) {
+        let IpAddr::V4(address) = address else {
+            return self.display(key, address);
+        };
+        self.key(key);
+        self.quote();
+        for (position, octet) in address.octets().into_iter().enumerate() {
+            if position > 0 {
+                self.lines.push(b'.');
+            }
+            self.padded(octet.into(), 1);
+        }
+        self.quote();
+    }
+
+    /// What stands around text that is plain in both forms.
+    fn quote(&mut self) {
+        if self.format == LogFormat::Json {
+            self.lines.push(b'"');
+        }
+    }
+
     /// A value of ours that is plain in both forms.
     fn display(&mut self, key: &str, value: impl std::fmt::Display) {
         self.key(key);
-        let quote: &[u8] = match self.format {
-            LogFormat::Text => b"",
-            LogFormat::Json => b"\"",
-        };
-        self.lines.extend_from_slice(quote);
+        self.quote();
         self.format_args(format_args!("{value}"));
-        self.lines.extend_from_slice(quote);
+        self.quote();
     }
 
     /// RFC 3339, UTC, with milliseconds.
@@ -129,11 +149,7 @@ impl Line<'_> {
         let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
         let millis = time.as_millis() % 1000;
         self.key(key);
-        let quote: &[u8] = match self.format {
-            LogFormat::Text => b"",
-            LogFormat::Json => b"\"",
-        };
-        self.lines.extend_from_slice(quote);
+        self.quote();
         // Not by fmt, which takes longer than all the rest of the line.
         for (number, width, after) in [
             (year, 4, b'-'),
@@ -147,7 +163,7 @@ impl Line<'_> {
             self.padded(number, width);
             self.lines.push(after);
         }
-        self.lines.extend_from_slice(quote);
+        self.quote();
     }
 
     /// A number with zeros before it, up to `width` digits.
