@@ -113,7 +113,7 @@ enum Failure {
     Output(#[from] io::Error),
     #[error("the operating system gives no randomness")]
     Randomness(#[source] getrandom::Error),
-    #[error("can't run the proxy")]
+    #[error("{0}")]
     Run(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 

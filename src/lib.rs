@@ -10,7 +10,7 @@
 //!  1. accept within limits, read the request head: [`server`]
 //!  2. route: host and path choose the upstream and the session's policy: [`config`]
 //!  3. cookie: verify signature and age, cut it out of what goes upstream: [`cookie`]
-//!  4. load the record, one round trip at most: [`store`], [`format`]
+//!  4. load the record, one round trip at most: [`store`], [`mod@format`]
 //!  5. notifications: claim what this exchange may show: [`exchange`]
 //!  6. request headers: remove everything a client sent in our namespace, set ours: [`contract`]
 //!  7. forward, streaming both ways: [`proxy`]
@@ -22,7 +22,7 @@
 //! # The map
 //!
 //! Pure modules decide; they take `now` as an argument and know no sockets: [`clock`] (its type),
-//! [`session`], [`format`], [`cookie`], [`contract`], [`exchange`]. Modules with I/O carry out:
+//! [`session`], [`mod@format`], [`cookie`], [`contract`], [`exchange`]. Modules with I/O carry out:
 //! [`store`], [`proxy`], [`server`], [`telemetry`], [`cli`]. [`config`] turns `pycket.toml` into
 //! the plain values that all of them take.
 //!

@@ -36,7 +36,8 @@ pub(super) fn serve(
     };
     let report = server::run(&config, sockets, make, stop)?;
     if report.cut_off > 0 {
-        return Err(format!("{} exchanges were cut off", report.cut_off).into());
+        let cut_off = report.cut_off;
+        return Err(format!("stopped, but {cut_off} exchanges had to be cut off").into());
     }
     Ok(())
 }

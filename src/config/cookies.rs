@@ -142,8 +142,10 @@ fn keyring(section: &mut Section<'_, '_>) -> Option<Keyring> {
             .problem_between(&["cookies.secret", "cookies.secrets"], wrong);
     }
     if has_versions {
+        let keyring = versioned(section, versions, signing);
+        // Afterwards: one of the versions may be read from that variable.
         warn_of_unused_variable(section);
-        return versioned(section, versions, signing);
+        return keyring;
     }
     if section.reader().is_given("cookies.signing_key_version") {
         let wrong = Wrong::new(

@@ -122,7 +122,7 @@ fn path(node: &Node) -> Result<String, Wrong> {
     } else if !text.bytes().all(|byte| byte.is_ascii_graphic()) || text.contains('\\') {
         "no request has such a path: other characters are percent-encoded"
     } else if text.contains("//") || text.split('/').any(|part| part == "." || part == "..") {
-        "no request has such a path: `//`, `.` and `..` are resolved before"
+        "routes are chosen by the path as a server would resolve it, without `//`, `.` and `..`"
     } else {
         return Ok(text);
     };

@@ -4,6 +4,7 @@
 
 mod session;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use percent_encoding::percent_decode_str;
 
 use super::body::{RequestBody, UpstreamBody};
 use super::forward::{Forwarder, Framing, Inbound, Outbound, Scheme};
@@ -234,7 +236,7 @@ impl Proxy {
     /// Chooses the route: the first that fits, since they stand most specific first.
     fn route(&self, inbound: &Inbound, head: &Parts) -> Result<&RouteState, ProxyError> {
         let host = host_of(inbound);
-        let path = head.uri.path();
+        let path = resolved(head.uri.path());
         self.routes
             .iter()
             .find(|route| {
@@ -242,7 +244,7 @@ impl Proxy {
                     .host
                     .as_deref()
                     .is_none_or(|wanted| wanted.eq_ignore_ascii_case(host))
-                    && covers(&route.path, path)
+                    && covers(&route.path, &path)
             })
             .ok_or_else(|| ProxyError::Internal("no route fits, not even the last".into()))
     }
@@ -347,6 +349,34 @@ fn host_of(inbound: &Inbound) -> &str {
         .unwrap_or_default()
 }
 
+/// The path as most servers would resolve it: percent-encoding decoded once, `\\` as `/`, empty and
+/// dot segments taken out (RFC 3986 section 5.2.4). Routes are chosen by it, so that no spelling of
+/// a path gets around them; the application gets the path as it came.
+fn resolved(path: &str) -> Cow<'_, str> {
+    let plain = !path.contains(['%', '\\']) && !path.contains("//") && !path.contains("/.");
+    if plain {
+        return Cow::Borrowed(path);
+    }
+    let decoded = percent_decode_str(path)
+        .decode_utf8_lossy()
+        .replace('\\', "/");
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in decoded.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            name => segments.push(name),
+        }
+    }
+    let is_folder = ["/", "/.", "/.."].iter().any(|end| decoded.ends_with(end));
+    let end = if is_folder && !segments.is_empty() {
+        "/"
+    } else {
+        ""
+    };
+    Cow::Owned(format!("/{}{end}", segments.join("/")))
+}
+
 /// Whether a route's path covers the request's, by whole segments.
 fn covers(route: &str, path: &str) -> bool {
     match path.strip_prefix(route) {
@@ -357,7 +387,32 @@ fn covers(route: &str, path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::covers;
+    use super::{covers, resolved};
+
+    #[test]
+    fn routes_see_the_path_that_a_server_would_see() {
+        let cases = [
+            ("/", "/"),
+            ("/a/b", "/a/b"),
+            ("/a/b/", "/a/b/"),
+            ("//static/x", "/static/x"),
+            ("/%73tatic/x", "/static/x"),
+            ("/static/../admin", "/admin"),
+            ("/static/%2e%2e/admin", "/admin"),
+            ("/static/..%2fadmin", "/admin"),
+            ("/static/..%5cadmin", "/admin"),
+            ("/static/./x", "/static/x"),
+            ("/static/..", "/"),
+            ("/static/.", "/static/"),
+            ("/../../etc", "/etc"),
+            ("/a/.hidden", "/a/.hidden"),
+            ("/%252e%252e/x", "/%2e%2e/x"),
+            ("/%ff", "/\u{fffd}"),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(resolved(path), expected, "{path}");
+        }
+    }
 
     #[test]
     fn a_route_covers_whole_segments() {

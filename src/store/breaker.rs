@@ -35,6 +35,9 @@ pub struct Breaker {
 pub(super) trait Guarded: Send + Sync + 'static {
     fn breaker(&self) -> &Breaker;
     fn ping(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Gives up the connections: nothing comes over them any more.
+    fn distrust(&self);
 }
 
 /// Whether an operation may change something.
@@ -107,17 +110,25 @@ pub(super) async fn guarded<G: Guarded, T>(
     if breaker.is_open() {
         return Err(StoreError::unavailable("the store is known to be down"));
     }
-    let outcome = match timeout(breaker.timeout, operation).await {
-        Ok(outcome) => outcome,
-        Err(_elapsed) => Err(match access {
-            Access::Read => StoreError::TimedOut,
-            // It may sit in a socket's buffer, or may have been carried out.
-            Access::Write => StoreError::ambiguous("the store did not answer in time"),
-        }),
+    let (outcome, is_silent) = match timeout(breaker.timeout, operation).await {
+        Ok(outcome) => (outcome, false),
+        Err(_elapsed) => {
+            let error = match access {
+                Access::Read => StoreError::TimedOut,
+                // It may sit in a socket's buffer, or may have been carried out.
+                Access::Write => StoreError::ambiguous("the store did not answer in time"),
+            };
+            (Err(error), true)
+        }
     };
     match &outcome {
         Err(error) if error.means_down() => {
             if breaker.failed(error) {
+                // It may be the connection alone that is dead, and the kernel would need a quarter
+                // of an hour to notice.
+                if is_silent {
+                    target.distrust();
+                }
                 drop(tokio::spawn(close_when_up(Arc::downgrade(target))));
             }
         }
@@ -139,7 +150,10 @@ async fn close_when_up<G: Guarded>(target: std::sync::Weak<G>) {
         let answered = match timeout(target.breaker().timeout, target.ping()).await {
             Ok(Ok(())) => true,
             Ok(Err(error)) => !error.means_down(),
-            Err(_elapsed) => false,
+            Err(_elapsed) => {
+                target.distrust();
+                false
+            }
         };
         if answered {
             target.breaker().close();
@@ -177,6 +191,7 @@ mod tests {
         breaker: Breaker,
         up: AtomicBool,
         pings: AtomicU32,
+        distrusted: AtomicU32,
     }
 
     impl Guarded for Fake {
@@ -191,6 +206,10 @@ mod tests {
             } else {
                 Err(StoreError::TimedOut)
             }
+        }
+
+        fn distrust(&self) {
+            self.distrusted.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -207,6 +226,7 @@ mod tests {
             breaker: Breaker::new("fake".to_owned(), &storage),
             up: AtomicBool::new(false),
             pings: AtomicU32::new(0),
+            distrusted: AtomicU32::new(0),
         })
     }
 
@@ -254,6 +274,23 @@ mod tests {
             .unwrap_err();
         assert!(!touched.load(Ordering::Relaxed));
         assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_that_are_silent_are_given_up_when_it_opens() {
+        for (silent, distrusted) in [(true, 1), (false, 0)] {
+            let fake = fake();
+            for _ in 0..3 {
+                assert_eq!(fake.distrusted.load(Ordering::Relaxed), 0);
+                let outcome = if silent {
+                    guarded(&fake, Access::Write, pin!(pending::<Result<(), _>>())).await
+                } else {
+                    Err(fail(&fake).await)
+                };
+                assert!(matches!(outcome, Err(StoreError::Ambiguous(_))));
+            }
+            assert_eq!(fake.distrusted.load(Ordering::Relaxed), distrusted);
+        }
     }
 
     #[tokio::test(start_paused = true)]

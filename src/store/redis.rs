@@ -49,7 +49,7 @@ return 2";
 /// How long a connection that has just broken still counts as broken when nothing else is known.
 ///
 /// The driver says "connected" until it begins to connect again, which is after the first delay of
-/// [`settings::reconnect`], 100 ms at most. What is queued until then may be sent much later.
+/// `settings`, 100 ms at most. What is queued until then may be sent much later.
 const BROKEN_FOR: Duration = Duration::from_millis(150);
 
 /// Errors of the connection are logged at most this often, by each worker.

@@ -182,10 +182,7 @@ impl Fleet {
 
     pub(super) fn distrust(&self) {
         for remote in std::iter::once(&self.first).chain(self.others.iter()) {
-            match &remote.server {
-                Server::Redis(redis) => redis.distrust(),
-                Server::Memcached(memcached) => memcached.distrust(),
-            }
+            remote.distrust();
         }
     }
 }
@@ -225,6 +222,13 @@ impl Guarded for Remote {
         match &self.server {
             Server::Redis(redis) => redis.ping().await,
             Server::Memcached(memcached) => memcached.ping().await,
+        }
+    }
+
+    fn distrust(&self) {
+        match &self.server {
+            Server::Redis(redis) => redis.distrust(),
+            Server::Memcached(memcached) => memcached.distrust(),
         }
     }
 }

@@ -20,6 +20,12 @@ mod notifications;
 #[cfg(test)]
 mod operation;
 #[cfg(test)]
+mod outages;
+#[cfg(test)]
+mod passage;
+#[cfg(test)]
+mod promises;
+#[cfg(test)]
 mod servers;
 #[cfg(test)]
 mod session_cookie;

@@ -147,7 +147,8 @@ impl Proxy {
             token,
             Arc::clone(policy),
         ));
-        let claimed = self.sessions.claim(held, policy, visit, path, token).await;
+        // Boxed like all that is rare: it would make the future of every exchange larger.
+        let claimed = Box::pin(self.sessions.claim(held, policy, visit, path, token)).await;
         let presence = match claimed? {
             Some((held, carried)) => {
                 session.carried = carried;
@@ -215,7 +216,7 @@ impl Proxy {
                 line.record.wrote = WriteOutcome::Failed;
                 if let Some(claim) = claim {
                     line.record.returned = carried;
-                    claim.give_back().await;
+                    Box::pin(claim.give_back()).await;
                 }
                 return Err(commit_failed(error));
             }
@@ -301,7 +302,7 @@ pub(super) async fn give_back(session: Option<Session>, line: &mut Line) {
         && let Some(claim) = session.claim
     {
         line.record.returned = u32::try_from(session.carried.entries.len()).unwrap_or(u32::MAX);
-        claim.give_back().await;
+        Box::pin(claim.give_back()).await;
     }
 }
 

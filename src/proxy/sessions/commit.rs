@@ -74,7 +74,8 @@ impl Sessions {
                 cookie: first.cookie,
                 id: None,
             }),
-            Write::Touch(session) => Ok(self.touch(&open, &session).await),
+            // Boxed, because it is rare and large.
+            Write::Touch(session) => Ok(Box::pin(self.touch(&open, &session)).await),
             Write::Create(..) | Write::Replace(_) | Write::Renew(..) | Write::Destroy => {
                 let sessions = Arc::clone(self);
                 let running = self.tasks.begin();

@@ -77,12 +77,14 @@ async fn ask(client: &Client, mut waiting: Vec<Waiting>) {
     }
     let keys: Vec<RedisKey> = waiting.iter().map(|one| one.key.clone()).collect();
     let answers: Result<Value, Error> = client.mget(keys).await;
-    let answers = answers.and_then(|answers| match answers {
-        Value::Array(answers) if answers.len() == waiting.len() => Ok(answers),
-        _ => Err(Error::new(
-            ErrorKind::Protocol,
-            "MGET was not answered key by key",
-        )),
+    let answers = answers.and_then(|answers| {
+        let answers = answers.into_array();
+        if answers.len() == waiting.len() {
+            Ok(answers)
+        } else {
+            let reason = "MGET was not answered key by key";
+            Err(Error::new(ErrorKind::Protocol, reason))
+        }
     });
     match answers {
         Ok(answers) => {

@@ -87,6 +87,11 @@ impl Process {
         self.line(what, &[Stream::Stdout, Stream::Stderr], find)
     }
 
+    /// The process's number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal, named as `kill` names it: `"TERM"`.
     pub(crate) fn signal(&self, signal: &str) {
         let kill = format!("kill -{signal} {}", self.child.id());

@@ -81,6 +81,11 @@ impl Pycket {
         self.process.signal(signal);
     }
 
+    /// The process's number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Waits until it has ended.
     pub(crate) fn ended(&mut self) -> Ended {
         self.process.wait()
