@@ -1,11 +1,12 @@
 //! Exchanges that meet in one session: nothing is lost, and what is over does not come back.
 
 use std::collections::HashSet;
+use std::sync::Barrier;
 use std::thread;
 
 use serde_json::json;
 
-use crate::harness::{Browser, Gate, Pycket, Upstream};
+use crate::harness::{AppRequest, Browser, Gate, Pycket, Upstream};
 use crate::stage::{COOKIE, Stage, Store, answer, cookie, id_in, on_engines, page, post};
 
 /// An application that holds back what is asked for below the path of a gate.
@@ -121,6 +122,38 @@ fn hundred_exchanges_at_once_lose_no_notification() {
             texts.map(str::to_owned).collect()
         },
     );
+}
+
+#[test]
+fn many_tabs_at_once_show_a_notification_once() {
+    const ROUNDS: usize = 5;
+    const TABS: usize = 20;
+    on_engines(Store::each(), |store| {
+        let stage = Stage::on(store, "");
+        let mut browser = stage.browser();
+        let twin = stage.store.records().map(|_| stage.pycket.twin());
+        for _ in 0..ROUNDS {
+            post(&mut browser, "/", &["X-Notifications-Set: flash=1"]);
+            let together = Barrier::new(TABS);
+            thread::scope(|scope| {
+                for number in 0..TABS {
+                    let mut tab = browser.clone();
+                    if let Some(twin) = twin.as_ref().filter(|_| number % 2 == 0) {
+                        tab.go_to(twin);
+                    }
+                    let together = &together;
+                    scope.spawn(move || {
+                        together.wait();
+                        assert_eq!(page(&mut tab, "/", &[]).status, 200);
+                    });
+                }
+            });
+        }
+        let requests = stage.app.requests();
+        assert_eq!(requests.len(), ROUNDS * (1 + TABS));
+        let shown = requests.iter().filter_map(AppRequest::notifications);
+        assert_eq!(shown.count(), ROUNDS);
+    });
 }
 
 #[test]

@@ -367,7 +367,7 @@ fn destroyed_session_is_gone_and_its_id_is_not_taken_up_again() {
 
 #[test]
 fn busy_session_outlives_its_idle_time_and_ends_at_its_maximum() {
-    let config = "[session]\nidle_timeout = '2s'\nmax_lifetime = '3s'";
+    let config = "[session]\nidle_timeout = '3s'\nmax_lifetime = '4s'";
     on_each_engine(config, |stage| {
         let mut browser = stage.browser();
         let begin = Instant::now();
@@ -378,8 +378,8 @@ fn busy_session_outlives_its_idle_time_and_ends_at_its_maximum() {
         let lived = begin.elapsed();
         let at_least = match stage.store {
             // It counts in seconds, and may end a record one of them before its time.
-            Store::Memcached(_) => Duration::from_millis(2001),
-            Store::Memory | Store::Redis(_) => Duration::from_millis(2990),
+            Store::Memcached(_) => Duration::from_millis(3001),
+            Store::Memory | Store::Redis(_) => Duration::from_millis(3990),
         };
         assert!(lived >= at_least, "{lived:?}");
         stage.pycket.access(|line| line["wrote"] == "touched");
@@ -517,5 +517,6 @@ fn use_prolongs_a_session_only_when_a_tenth_has_passed() {
     assert!(reads > 1, "the first use did not write");
     // By compare-and-set: one read for the request, one in the script.
     assert_eq!(written.get("get"), Some(&2), "{written:?}");
-    assert_eq!(seconds_left(&redis), 10);
+    let left = seconds_left(&redis);
+    assert!((8..=10).contains(&left), "{left}");
 }
