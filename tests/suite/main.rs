@@ -24,8 +24,6 @@ mod outages;
 #[cfg(test)]
 mod passage;
 #[cfg(test)]
-mod promises;
-#[cfg(test)]
 mod servers;
 #[cfg(test)]
 mod session_cookie;

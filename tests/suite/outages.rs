@@ -11,7 +11,8 @@ use crate::harness::{
 };
 use crate::servers::{MemcachedServer, RedisServer, Reply};
 
-const CONFIG: &str = "storage.timeout = '300ms'\nstorage.connect_timeout = '300ms'\n\
+/// One worker: each finds out for itself that the store is back.
+const CONFIG: &str = "workers = 1\nstorage.timeout = '300ms'\nstorage.connect_timeout = '300ms'\n\
                       storage.breaker_retry = '50ms'\nsession.commit_timeout = '1s'";
 
 fn app() -> Upstream {

@@ -317,3 +317,37 @@ fn a_path_in_the_log_stays_one_line_and_loses_its_query() {
     assert_eq!(ended.stdout.lines().count(), 1, "{}", ended.stdout);
     assert!(!ended.stdout.contains("secret"));
 }
+
+#[test]
+fn what_a_client_sends_in_our_names_never_reaches_the_application() {
+    let app = Upstream::app(|_| AppResponse::ok(""));
+    let pycket = Pycket::with(&app)
+        .config("[[route]]\npath = '/static/'\nsession = false")
+        .start();
+    let spoofs = [
+        "X-Session",
+        "x_session",
+        "X.Session",
+        "X~Session",
+        "X-SESSION",
+        "X-Session-Id",
+        "X_Session_State",
+        "X-Session-Set",
+        "X-Session-Whatever",
+        "X-Notifications",
+        "X_Notifications_Add",
+        "X-Notifications.Taken",
+    ];
+    for path in ["/", "/static/a"] {
+        for spoof in spoofs {
+            let request = format!(
+                "GET {path} HTTP/1.1\r\nHost: h\r\n{spoof}: evil\r\n{spoof}: evil2\r\nConnection: close, {spoof}\r\n\r\n"
+            );
+            let answer = raw(&pycket, request);
+            assert!(answer.starts_with(b"HTTP/1.1 200"), "{spoof}");
+            let text = format!("{:?}", app.requests().pop());
+            assert!(!text.contains("evil"), "{path} {spoof}: {text}");
+        }
+    }
+    assert_eq!(app.requests().len(), 2 * spoofs.len());
+}
