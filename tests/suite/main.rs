@@ -30,6 +30,8 @@ mod session_cookie;
 #[cfg(test)]
 mod session_flow;
 #[cfg(test)]
+mod shutdown;
+#[cfg(test)]
 mod stage;
 #[cfg(test)]
 mod store_contract;

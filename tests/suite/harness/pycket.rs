@@ -172,17 +172,23 @@ impl Builder {
     }
 
     fn spawn(&self, file: &ConfigFile) -> Process {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pycket"));
+        let mut command = program();
         command.arg("run").arg("--config").arg(file.path());
-        // Whoever runs the tests may have a proxy configured by its environment.
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("PYCKET_") {
-                command.env_remove(name);
-            }
-        }
         command.envs(self.env.iter().cloned());
         Process::start(&mut command, "of this project")
     }
+}
+
+/// The program, without arguments.
+pub(crate) fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pycket"));
+    // Whoever runs the tests may have a proxy configured by its environment.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PYCKET_") {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// A configuration file that goes with its proxy.
