@@ -28,7 +28,7 @@ pub(crate) use browser::{Browser, Response};
 pub(crate) use gate::Gate;
 pub(crate) use message::{AppRequest, AppResponse};
 pub(crate) use process::Process;
-pub(crate) use pycket::{Pycket, SECRET, program};
+pub(crate) use pycket::{Builder, Pycket, SECRET, program};
 pub(crate) use upstream::Upstream;
 pub(crate) use wire::{Wire, raw, raw_until_close};
 

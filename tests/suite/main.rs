@@ -12,15 +12,19 @@ mod concurrency;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
+mod doubt;
+#[cfg(test)]
 mod examples;
+#[cfg(test)]
+mod failures;
+#[cfg(test)]
+mod fault_proxy;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod notifications;
 #[cfg(test)]
 mod operation;
-#[cfg(test)]
-mod outages;
 #[cfg(test)]
 mod passage;
 #[cfg(test)]
