@@ -5,18 +5,21 @@
 //! exchange never crosses threads. What the workers share is the bound on client connections and
 //! the word to stop.
 //!
-//! Stopping has two steps. First, nothing is accepted any more, idle connections are closed at
-//! once, and exchanges and tunnels have the drain timeout to end. Then, or when asked again, the
-//! rest is cut off. The [`Report`] says how many were in which group.
+//! Stopping has three steps. First, all workers close their sockets. Then idle connections are
+//! closed, and exchanges and tunnels have the drain timeout to end; a client that connects anew does
+//! not meet a socket whose connections are about to be reset. Last, or when asked again, the rest is
+//! cut off. The [`Report`] says how many were in which group.
 //!
 //! What a request means is not known here: that is the [`Handler`]'s.
 
 mod worker;
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
 
@@ -77,7 +80,11 @@ pub struct Report {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     Serving,
+    /// Sockets are closed.
+    Closing,
+    /// All sockets are closed. Connections are, too, once they are idle.
     Draining,
+    /// What is left is cut off.
     Stopped,
 }
 
@@ -157,13 +164,14 @@ where
         .build()
         .map_err(RunError::Start)?;
     let addresses = sockets.addresses();
-    let workers = sockets.0.len();
+    let count = sockets.0.len();
     let make = Arc::new(make);
     let places = Arc::new(Semaphore::new(
         config.limits.max_connections.min(Semaphore::MAX_PERMITS),
     ));
     let (phase, stopping) = watch::channel(Phase::Serving);
-    let (exits, mut exited) = mpsc::channel(workers.max(1));
+    let (exits, exited) = mpsc::channel(count.max(1));
+    let (ears, listening) = mpsc::channel(1);
     for (index, listeners) in sockets.0.into_iter().enumerate() {
         let setup = worker::Setup {
             index,
@@ -171,6 +179,7 @@ where
             listeners,
             places: Arc::clone(&places),
             stopping: stopping.clone(),
+            ears: ears.clone(),
         };
         let (make, exits) = (Arc::clone(&make), exits.clone());
         thread::Builder::new()
@@ -183,43 +192,75 @@ where
             })
             .map_err(RunError::Start)?;
     }
-    drop((exits, stopping));
-    for address in addresses {
-        info!(workers, "listening on {address}");
-    }
-    runtime.block_on(supervise(&phase, &mut exited, &mut stop))
+    drop((exits, stopping, ears));
+    let workers = Workers {
+        phase,
+        listening,
+        exited,
+    };
+    let announce = || {
+        for address in addresses {
+            info!(workers = count, "listening on {address}");
+        }
+    };
+    runtime.block_on(supervise(workers, announce, &mut stop))
 }
 
 /// A worker's end.
 type Exit = (usize, Result<Report, BoxError>);
 
+/// What the workers are told, and what they tell.
+struct Workers {
+    phase: watch::Sender<Phase>,
+    /// Ends when no worker listens any more.
+    listening: mpsc::Receiver<Infallible>,
+    /// Ends when all workers have.
+    exited: mpsc::Receiver<Exit>,
+}
+
 async fn supervise(
-    phase: &watch::Sender<Phase>,
-    exited: &mut mpsc::Receiver<Exit>,
+    mut workers: Workers,
+    announce: impl FnOnce(),
     stop: &mut impl AsyncFnMut(),
 ) -> Result<Report, RunError> {
     let mut report = Report::default();
     let mut failure = None;
-    tokio::select! {
-        () = stop() => {
-            info!("stopping: exchanges may finish");
-            phase.send_replace(Phase::Draining);
+    let first = {
+        let mut told = pin!(stop());
+        // Polled once before anybody can know that there is something to stop: a signal that came
+        // before it is listened for would end the process.
+        tokio::select! {
+            biased;
+            () = told.as_mut() => None,
+            () = std::future::ready(()) => {
+                announce();
+                tokio::select! {
+                    () = told => None,
+                    exit = workers.exited.recv() => exit,
+                }
+            }
         }
-        Some(exit) = exited.recv() => {
-            phase.send_replace(Phase::Stopped);
-            settle(exit, &mut report, &mut failure);
-        }
+    };
+    if let Some(exit) = first {
+        workers.phase.send_replace(Phase::Stopped);
+        settle(exit, &mut report, &mut failure);
+    } else {
+        info!("stopping: exchanges may finish");
+        workers.phase.send_replace(Phase::Closing);
     }
     loop {
-        let hurried = *phase.borrow() == Phase::Stopped;
+        let now = *workers.phase.borrow();
         tokio::select! {
-            exit = exited.recv() => match exit {
+            exit = workers.exited.recv() => match exit {
                 Some(exit) => settle(exit, &mut report, &mut failure),
                 None => break,
             },
-            () = stop(), if !hurried => {
+            _ = workers.listening.recv(), if now == Phase::Closing => {
+                workers.phase.send_replace(Phase::Draining);
+            }
+            () = stop(), if now != Phase::Stopped => {
                 warn!("stopping at once");
-                phase.send_replace(Phase::Stopped);
+                workers.phase.send_replace(Phase::Stopped);
             }
         }
     }

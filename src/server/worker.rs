@@ -16,7 +16,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error};
 
@@ -40,6 +41,8 @@ pub(super) struct Setup {
     /// Client connections that the whole process may still take.
     pub(super) places: Arc<Semaphore>,
     pub(super) stopping: watch::Receiver<Phase>,
+    /// Is dropped when this worker listens no more; nothing is sent by it.
+    pub(super) ears: mpsc::Sender<Infallible>,
 }
 
 /// Runs a worker on this thread to its end.
@@ -72,7 +75,7 @@ where
     let mut stopping = setup.stopping.clone();
     let handler = tokio::select! {
         handler = make(worker) => handler?,
-        () = reached(&mut stopping, Phase::Draining) => return Ok(Report::default()),
+        () = reached(&mut stopping, Phase::Closing) => return Ok(Report::default()),
     };
     let shared = Arc::new(Shared {
         http: http(&setup.config),
@@ -82,12 +85,17 @@ where
         exchanges: Arc::default(),
         stopping: setup.stopping,
     });
+    let mut listening = JoinSet::new();
     for listener in setup.listeners {
         let listener = TcpListener::from_std(listener)?;
-        tokio::spawn(accept_all(listener, Arc::clone(&shared)));
+        listening.spawn(accept_all(listener, Arc::clone(&shared)));
     }
-    reached(&mut stopping, Phase::Draining).await;
+    reached(&mut stopping, Phase::Closing).await;
+    // A task that panicked has closed its socket, too.
+    while listening.join_next().await.is_some() {}
     shared.exchanges.draining.store(true, Ordering::Relaxed);
+    drop(setup.ears);
+    reached(&mut stopping, Phase::Draining).await;
     let drained = async {
         // In this order: connections begin tunnels and tasks, and not the other way round.
         shared.connections.idle().await;
@@ -139,7 +147,7 @@ struct Shared<H> {
 async fn accept_all<H: Handler>(listener: TcpListener, shared: Arc<Shared<H>>) {
     let mut stopping = shared.stopping.clone();
     tokio::select! {
-        () = reached(&mut stopping, Phase::Draining) => {}
+        () = reached(&mut stopping, Phase::Closing) => {}
         () = accept_each(&listener, &shared) => {}
     }
 }
