@@ -353,6 +353,10 @@ fn host_of(inbound: &Inbound) -> &str {
 /// dot segments taken out (RFC 3986 section 5.2.4). Routes are chosen by it, so that no spelling of
 /// a path gets around them; the application gets the path as it came.
 fn resolved(path: &str) -> Cow<'_, str> {
+    // `OPTIONS *` is about the server as a whole (RFC 9110 section 9.3.7).
+    if path == "*" {
+        return Cow::Borrowed("/");
+    }
     let plain = !path.contains(['%', '\\']) && !path.contains("//") && !path.contains("/.");
     if plain {
         return Cow::Borrowed(path);
@@ -393,6 +397,7 @@ mod tests {
     fn routes_see_the_path_that_a_server_would_see() {
         let cases = [
             ("/", "/"),
+            ("*", "/"),
             ("/a/b", "/a/b"),
             ("/a/b/", "/a/b/"),
             ("//static/x", "/static/x"),
