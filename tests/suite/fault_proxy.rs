@@ -416,7 +416,6 @@ mod tests {
             (Fault::Pass, RESPONSE),
             (Fault::Latency(soon), RESPONSE),
             (Fault::Drip(7, soon), RESPONSE),
-            (Fault::Refuse, ""),
             (Fault::HalfOpen, ""),
             (Fault::Cut(0), ""),
             (Fault::Cut(8), "HTTP/1.1"),
@@ -429,6 +428,18 @@ mod tests {
             let response = raw(&relay, REQUEST);
             assert_eq!(String::from_utf8_lossy(&response), arrives, "{fault:?}");
         }
+    }
+
+    #[test]
+    fn refused_connections_are_reset() {
+        let (app, relay) = relayed();
+        relay.set(Fault::Refuse);
+        // Whether connecting or reading fails is chance.
+        let connected = TcpStream::connect(relay.address());
+        let outcome = connected.and_then(|mut client| client.read(&mut [0]));
+        let error = outcome.expect_err("there is no orderly end");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!(app.requests().len(), 0);
     }
 
     #[test]
