@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
@@ -195,6 +196,20 @@ fn many_interim_answers_are_not_the_answer() {
     let mut browser = Browser::at(&pycket);
     assert_eq!(browser.get("/").text(), "hello");
     assert_eq!(browser.cookie(COOKIE), None);
+}
+
+#[test]
+fn interim_answers_do_not_prolong_the_wait() {
+    let app = Upstream::raw(|mut wire, _| {
+        wire.read_request();
+        while wire.try_send(INTERIM.as_bytes()).is_ok() {
+            thread::park_timeout(LIMIT / 10);
+        }
+    });
+    let pycket = hasty(Pycket::with(&app));
+    let (response, took) = timed(|| Browser::at(&pycket).get("/flood"));
+    assert_rescued(&response, 504, "The application did not answer in time.");
+    assert!((LIMIT..LIMIT + MARGIN).contains(&took), "{took:?}");
 }
 
 #[test]
