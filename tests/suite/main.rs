@@ -22,6 +22,8 @@ mod fault_proxy;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod http_semantics;
+#[cfg(test)]
 mod notifications;
 #[cfg(test)]
 mod operation;
