@@ -43,3 +43,5 @@ mod stage;
 mod store_contract;
 #[cfg(test)]
 mod store_failures;
+#[cfg(test)]
+mod trust;
