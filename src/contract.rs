@@ -13,7 +13,7 @@ mod encoding;
 mod names;
 
 pub use encoding::{Encoding, TextEncoding};
-pub use names::{Field, Names, NamesError};
+pub use names::{Field, Names, NamesError, same as folds_alike};
 
 use http::HeaderName;
 

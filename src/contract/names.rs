@@ -9,13 +9,14 @@ mod fold;
 mod ordinary;
 
 pub use field::Field;
+pub use fold::same;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use http::{HeaderMap, HeaderName};
 
-use fold::{begins, fold, folded, initial, is_one_of, same};
+use fold::{begins, fold, folded, initial, is_one_of};
 use ordinary::{ORDINARY, is_forbidden};
 
 /// The prefix of the default names, folded.

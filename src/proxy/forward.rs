@@ -191,9 +191,7 @@ impl Forwarder {
 
         let mut doomed = connection.nominated;
         hop::collect(&head.headers, &mut doomed);
-        if !client.trusted {
-            client::collect(&head.headers, &mut doomed);
-        }
+        client::collect(&head.headers, client.trusted, &mut doomed);
         for name in doomed {
             head.headers.remove(name);
         }

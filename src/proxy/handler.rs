@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use percent_encoding::percent_decode_str;
@@ -23,7 +23,7 @@ use super::tasks::Tasks;
 use super::upstream::{Lease, Pool};
 use super::{Body, Handler, Peer, Worker, tunnel};
 use crate::config::{Config, RoutePolicy};
-use crate::contract::{request, response};
+use crate::contract::{self, request, response};
 use crate::cookie;
 use crate::store::{BoxError, MemoryStore, Store};
 use crate::telemetry::access::AccessLog;
@@ -63,15 +63,13 @@ struct Asked {
 
 impl Handler for Proxy {
     async fn handle(&self, request: Request<Incoming>, peer: &Arc<Peer>) -> Response<Body> {
-        let (mut head, body) = request.into_parts();
-        let id_header = &self.config.log.request_id_header;
+        let (head, body) = request.into_parts();
         let adopted = head
             .headers
-            .get(id_header)
+            .get(&self.config.log.request_id_header)
             .filter(|_| self.forwarder.trusts(peer))
             .and_then(RequestId::adopt);
         let id = adopted.unwrap_or_else(|| self.ids.make());
-        head.headers.insert(id_header.clone(), id.header());
         let mut line = Line::begin(self.access.clone(), id.clone(), &head, peer);
         match self.exchange(head, body, peer, &mut line).await {
             Ok(reply) => reply.finish(line, &self.tasks),
@@ -193,6 +191,9 @@ impl Proxy {
             .forwarder
             .request_head(&mut head, framing, peer)
             .map_err(ProxyError::Downstream)?;
+        // Not before: the client may name it in `Connection`.
+        let id = line.record.id.header();
+        set_alone(&mut head.headers, &self.config.log.request_id_header, id);
         line.record.client = inbound.client.address;
 
         // 2. Route.
@@ -336,6 +337,17 @@ impl Reply {
             }
         }
     }
+}
+
+/// Sets a header, and removes what an application could take for it.
+fn set_alone(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
+    let others = headers
+        .keys()
+        .filter(|other| contract::folds_alike(other, name));
+    for other in others.cloned().collect::<Vec<_>>() {
+        headers.remove(other);
+    }
+    headers.insert(name, value);
 }
 
 /// The host that was asked for, without its port; empty where HTTP/1.0 named none.

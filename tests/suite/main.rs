@@ -22,6 +22,8 @@ mod fault_proxy;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod http_semantics;
+#[cfg(test)]
 mod notifications;
 #[cfg(test)]
 mod operation;
@@ -41,3 +43,5 @@ mod stage;
 mod store_contract;
 #[cfg(test)]
 mod store_failures;
+#[cfg(test)]
+mod trust;

@@ -63,22 +63,22 @@ fn exchange_is_as_the_contract_writes_it() {
     assert_snapshot!(request(1), @r"
     host: shop.example
     content-length: 0
-    x-request-id: (masked)
     x-forwarded-for: 127.0.0.1
     x-forwarded-proto: http
     x-forwarded-host: shop.example
     via: 1.1 pycket
+    x-request-id: (masked)
     x-session: {}
     x-session-state: none
     ");
     assert_snapshot!(request(2), @r#"
     host: shop.example
     accept: text/html
-    via: 1.1 pycket
     x-request-id: (masked)
     x-forwarded-for: 127.0.0.1
     x-forwarded-proto: http
     x-forwarded-host: shop.example
+    via: 1.1 pycket
     x-session: {"user":"alice"}
     x-session-id: (masked)
     x-session-state: active

@@ -42,7 +42,7 @@ pub(super) fn is_one_of<S: AsRef<str>>(name: &[u8], folded: &[S]) -> bool {
 }
 
 /// Whether an application could not tell the two apart.
-pub(super) fn same(one: &HeaderName, other: &HeaderName) -> bool {
+pub fn same(one: &HeaderName, other: &HeaderName) -> bool {
     let (one, other) = (one.as_str(), other.as_str());
     one.len() == other.len() && one.bytes().map(fold).eq(other.bytes().map(fold))
 }

@@ -136,12 +136,15 @@ impl Scheme {
     }
 }
 
-/// Adds the fields by which clients could pretend to be someone else or somewhere else.
-pub(super) fn collect(headers: &HeaderMap, doomed: &mut Vec<HeaderName>) {
+/// Adds the fields by which clients could pretend to be someone else or somewhere else. A trusted
+/// neighbour may send them; but one that sets `X-Forwarded-For` may well have let a client's
+/// `X_Forwarded_For` through, so other spellings go in any case.
+pub(super) fn collect(headers: &HeaderMap, trusted: bool, doomed: &mut Vec<HeaderName>) {
+    let believed = |name: &HeaderName| trusted && is_forwarding(name.as_str());
     doomed.extend(
         headers
             .keys()
-            .filter(|name| hop::folded(name, is_forwarding))
+            .filter(|name| hop::folded(name, is_forwarding) && !believed(name))
             .cloned(),
     );
 }

@@ -244,6 +244,15 @@ impl Response {
     }
 }
 
+impl Wire {
+    /// Reads the response to a request of this method; interim ones are left out.
+    pub(crate) fn read_response(&mut self, method: &str) -> Response {
+        let answer = self.try_read_response(method);
+        let (head, body) = answer.unwrap_or_else(|error| panic!("no response: {error}"));
+        Response::new(head, body)
+    }
+}
+
 fn path(target: &str) -> &str {
     target.split('?').next().unwrap_or_default()
 }

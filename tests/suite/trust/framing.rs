@@ -1,0 +1,331 @@
+//! What two servers could read in two ways never reaches the second one.
+
+use super::{Passage, Stand};
+
+/// Follows each attack: served only when the end of what came before is beyond doubt.
+const NEXT: &str = "GET /next HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+
+fn post(lines: &str, body: &str) -> String {
+    format!("POST / HTTP/1.1\r\nHost: h\r\n{lines}\r\n\r\n{body}")
+}
+
+fn chunked(body: &str) -> String {
+    post("Transfer-Encoding: chunked", body)
+}
+
+/// Characters up to U+00FF stand for bytes.
+fn latin_1(text: &str) -> Vec<u8> {
+    let byte = |c: char| u8::try_from(u32::from(c)).expect("a byte");
+    text.chars().map(byte).collect()
+}
+
+impl Stand {
+    fn attack(&self, text: &str) -> Passage {
+        self.send(latin_1(&format!("{text}{NEXT}")))
+    }
+
+    fn refuses(&self, text: &str, status: u16) {
+        let passage = self.attack(text);
+        assert_eq!(passage.status(), status, "{text:?}: {passage:?}");
+        let answers = passage.answer.matches("HTTP/1.").count();
+        assert_eq!(answers, 1, "{text:?}: {passage:?}");
+        assert!(passage.requests.is_empty(), "{text:?}: {passage:?}");
+    }
+
+    fn reads(&self, text: &str, body: &str) {
+        let passage = self.attack(text);
+        let [request, next] = passage.requests.as_slice() else {
+            panic!("{text:?}: {passage:?}");
+        };
+        assert_eq!(request.body, body.as_bytes(), "{text:?}");
+        assert_eq!(next.target, "/next", "{text:?}");
+        // One framing, in the proxy's own words.
+        let length = request.fields.all("Content-Length");
+        let coding = request.fields.all("Transfer-Encoding");
+        let digits = body.len().to_string();
+        let framing = (length.as_slice(), coding.as_slice());
+        let known = framing == (&[digits.as_str()], &[])
+            || framing == (&[], &["chunked"])
+            || (body.is_empty() && framing == (&[], &[]));
+        assert!(known, "{text:?}: {framing:?}");
+    }
+}
+
+/// `Transfer-Encoding` values that are not exactly `chunked`.
+const CODINGS: [(&str, u16); 22] = [
+    (",chunked", 400),
+    ("chunked,", 400),
+    ("chunked, chunked", 400),
+    ("chunked\r\nTransfer-Encoding: chunked", 400),
+    ("identity\r\nTransfer-Encoding: chunked", 400),
+    ("chunked\r\nTransfer-Encoding: identity", 400),
+    ("x\r\nTransfer-Encoding: chunked", 400),
+    ("xchunked", 400),
+    ("chunkedx", 400),
+    ("\"chunked\"", 400),
+    ("chunked;q=1", 400),
+    ("chunked chunked", 400),
+    ("identity", 400),
+    ("gzip", 400),
+    ("", 400),
+    ("\u{b}chunked", 400),
+    ("chunked\u{c}", 400),
+    ("\u{a0}chunked", 400),
+    ("chunked\0", 400),
+    ("gzip, chunked", 501),
+    ("identity, chunked", 501),
+    ("chunked, identity", 400),
+];
+
+#[test]
+fn transfer_coding_other_than_chunked_is_refused() {
+    let stand = Stand::new("");
+    for (coding, status) in CODINGS {
+        stand.refuses(
+            &post(&format!("Transfer-Encoding: {coding}"), "0\r\n\r\n"),
+            status,
+        );
+    }
+}
+
+/// Header lines after `Host` that nobody may guess about.
+const LINES: [&str; 36] = [
+    "Content-Length: 5\r\nTransfer-Encoding: chunked",
+    "Transfer-Encoding: chunked\r\nContent-Length: 5",
+    "Content-Length: 0\r\nTransfer-Encoding: chunked",
+    "content-length: 5\r\ntransfer-encoding: CHUNKED",
+    "Content-Length: +5",
+    "Content-Length: -1",
+    "Content-Length: 0x5",
+    "Content-Length: 5,5",
+    "Content-Length: 5, 6",
+    "Content-Length: 5 5",
+    "Content-Length: 5;",
+    "Content-Length: 1_0",
+    "Content-Length: 5.0",
+    "Content-Length: ",
+    "Content-Length: 18446744073709551621",
+    "Content-Length: 5\r\nContent-Length: 6",
+    "Content-Length: \r\nContent-Length: 5",
+    "Content-Length: 5\r\nContent-Length: ",
+    "Content-Length:\r\n 5",
+    "Content-Length : 5",
+    "Content-Length\t: 5",
+    "Transfer-Encoding : chunked",
+    "Transfer-Encoding\t: chunked",
+    "Transfer-Encoding:\r\n chunked",
+    "X: a\r\n Content-Length: 5",
+    "X: a\r\n\tb",
+    "X: a\rContent-Length: 5",
+    "X: a\0b",
+    "X: a\u{7f}b",
+    "X: \u{1b}[31m",
+    "X\0: a",
+    "X Y: a",
+    ": a",
+    "X",
+    "X\u{e9}: a",
+    "X(Y): a",
+];
+
+#[test]
+fn head_that_could_be_read_in_two_ways_is_refused() {
+    let stand = Stand::new("");
+    for lines in LINES {
+        stand.refuses(&post(lines, "hello"), 400);
+    }
+}
+
+#[test]
+fn transfer_coding_of_http_1_0_is_refused() {
+    let request = "POST / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    Stand::new("").refuses(request, 400);
+}
+
+/// Chunked bodies that no server should take.
+const CHUNKS: [&str; 20] = [
+    "+5\r\nhello\r\n0\r\n\r\n",
+    "-5\r\nhello\r\n0\r\n\r\n",
+    "0x5\r\nhello\r\n0\r\n\r\n",
+    " 5\r\nhello\r\n0\r\n\r\n",
+    "5 5\r\nhello\r\n0\r\n\r\n",
+    "g\r\nhello\r\n0\r\n\r\n",
+    "\r\nhello\r\n0\r\n\r\n",
+    ";a\r\nhello\r\n0\r\n\r\n",
+    "5\nhello\r\n0\r\n\r\n",
+    "5;a\nhello\r\n0\r\n\r\n",
+    "5;a=\"\n\"\r\nhello\r\n0\r\n\r\n",
+    "5\r\r\nhello\r\n0\r\n\r\n",
+    "5\r\nhelloXX0\r\n\r\n",
+    "5\r\nhello0\r\n\r\n",
+    "5\r\nhello\n0\r\n\r\n",
+    "5\r\nhello\r\r0\r\n\r\n",
+    "10000000000000005\r\nhello\r\n0\r\n\r\n",
+    "fffffffffffffffff\r\nhello\r\n0\r\n\r\n",
+    "0\r\nX : a\r\n\r\n",
+    "0\r\nX: a\0\r\n\r\n",
+];
+
+#[test]
+fn chunks_that_could_be_read_in_two_ways_are_refused() {
+    let stand = Stand::new("");
+    for body in CHUNKS {
+        stand.refuses(&chunked(body), 400);
+    }
+}
+
+#[test]
+fn unusual_and_clear_framings_are_written_anew() {
+    let with_body = |method: &str, lines: &str, body: &str| {
+        format!("{method} / HTTP/1.1\r\nHost: h\r\n{lines}\r\n\r\n{body}")
+    };
+    let cases = [
+        (post("Content-Length: 5", "hello"), "hello"),
+        (post("Content-Length:5", "hello"), "hello"),
+        (post("Content-Length: \t 5 \t", "hello"), "hello"),
+        (post("Content-Length: 0005", "hello"), "hello"),
+        (post("Content-Length: 0", ""), ""),
+        (
+            post("Transfer-Encoding: Chunked", "5\r\nhello\r\n0\r\n\r\n"),
+            "hello",
+        ),
+        (
+            post("Transfer-Encoding:\t chunked \t", "5\r\nhello\r\n0\r\n\r\n"),
+            "hello",
+        ),
+        (chunked("5;a=b;c\r\nhello\r\n0;d\r\n\r\n"), "hello"),
+        (chunked("00005\r\nhello\r\n000\r\n\r\n"), "hello"),
+        (chunked("A\r\nhellohello\r\n0\r\n\r\n"), "hellohello"),
+        (chunked("1\r\nh\r\n4\r\nello\r\n0\r\n\r\n"), "hello"),
+        (chunked("0\r\n\r\n"), ""),
+        (with_body("GET", "Content-Length: 5", "hello"), "hello"),
+        (with_body("DELETE", "Content-Length: 5", "hello"), "hello"),
+        (with_body("OPTIONS", "Content-Length: 5", "hello"), "hello"),
+        (with_body("HEAD", "Content-Length: 5", "hello"), "hello"),
+        (
+            with_body(
+                "DELETE",
+                "Transfer-Encoding: chunked",
+                "5\r\nhello\r\n0\r\n\r\n",
+            ),
+            "hello",
+        ),
+        (
+            with_body(
+                "OPTIONS",
+                "Transfer-Encoding: chunked",
+                "5\r\nhello\r\n0\r\n\r\n",
+            ),
+            "hello",
+        ),
+        (
+            with_body(
+                "GET",
+                "Transfer-Encoding: chunked",
+                "5\r\nhello\r\n0\r\n\r\n",
+            ),
+            "hello",
+        ),
+        // RFC 9112 section 2.2: an empty line before a request, and a bare LF, may be taken.
+        (
+            format!("\r\n{}", post("Content-Length: 5", "hello")),
+            "hello",
+        ),
+        (
+            "POST / HTTP/1.1\nHost: h\nContent-Length: 5\n\nhello".to_owned(),
+            "hello",
+        ),
+    ];
+    let stand = Stand::new("");
+    for (request, body) in &cases {
+        stand.reads(request, body);
+    }
+    assert_eq!(cases.len(), 21);
+}
+
+/// Request lines, with what is answered.
+const STARTS: [(&str, u16); 25] = [
+    ("GET  / HTTP/1.1", 400),
+    ("GET\t/ HTTP/1.1", 400),
+    ("GET /\tHTTP/1.1", 400),
+    ("GET / x HTTP/1.1", 400),
+    ("GET /", 400),
+    ("GET", 400),
+    ("GET / HTTP/1.2", 400),
+    ("GET / HTTP/2.0", 400),
+    ("GET / HTTP/0.9", 400),
+    ("GET / http/1.1", 400),
+    ("GET / HTTP/1.1 x", 400),
+    ("PRI * HTTP/2.0", 400),
+    ("G(T / HTTP/1.1", 400),
+    (" GET / HTTP/1.1", 400),
+    ("GET foo HTTP/1.1", 400),
+    ("GET h:80 HTTP/1.1", 400),
+    ("GET * HTTP/1.1", 400),
+    ("GET ftp://h/ HTTP/1.1", 400),
+    ("GET http:///x HTTP/1.1", 400),
+    ("GET http://user@h/ HTTP/1.1", 400),
+    ("GET http://a%00b/ HTTP/1.1", 400),
+    ("GET /a\0b HTTP/1.1", 400),
+    ("GET /a\rb HTTP/1.1", 400),
+    ("CONNECT h:80 HTTP/1.1", 405),
+    ("CONNECT / HTTP/1.1", 405),
+];
+
+#[test]
+fn request_line_that_no_gateway_serves_is_refused() {
+    let stand = Stand::new("");
+    for (start, status) in STARTS {
+        stand.refuses(&format!("{start}\r\nHost: h\r\n\r\n"), status);
+    }
+}
+
+/// `Host` lines that name no host, or more than one.
+const HOSTS: [&str; 20] = [
+    "X: y",
+    "Host: ",
+    "Host: h\r\nHost: h",
+    "Host: h\r\nHost: evil",
+    "Host: h\r\nhost:",
+    "Host: a b",
+    "Host: a,b",
+    "Host: a/b",
+    "Host: a@b",
+    "Host: a?b",
+    "Host: a#b",
+    "Host: a\\b",
+    "Host: a%00b",
+    "Host: http://h",
+    "Host: h:x",
+    "Host: h:999999",
+    "Host: h:80:80",
+    "Host: :80",
+    "Host: [::1",
+    "Host: h\u{e9}",
+];
+
+#[test]
+fn there_is_exactly_one_host_or_the_request_is_refused() {
+    let stand = Stand::new("");
+    for lines in HOSTS {
+        stand.refuses(&format!("GET / HTTP/1.1\r\n{lines}\r\n\r\n"), 400);
+        // An absolute target does not make it better (RFC 9112 section 3.2.2).
+        stand.refuses(&format!("GET http://h/ HTTP/1.1\r\n{lines}\r\n\r\n"), 400);
+    }
+    stand.refuses("GET / HTTP/1.0\r\nHost: h\r\nHost: evil\r\n\r\n", 400);
+}
+
+#[test]
+fn expectation_other_than_continue_is_refused() {
+    let stand = Stand::new("");
+    for expectation in [
+        "x",
+        "100-continue, x",
+        "y 100-continue",
+        "100-continue\r\nExpect: x",
+        "",
+    ] {
+        let lines = format!("Expect: {expectation}\r\nContent-Length: 5");
+        stand.refuses(&post(&lines, "hello"), 417);
+    }
+}
