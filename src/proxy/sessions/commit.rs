@@ -10,7 +10,7 @@ use crate::config::RoutePolicy;
 use crate::exchange::{Answer, CookieChange, Loaded, Plan, Refusal, Rules, Situation, Write, plan};
 use crate::format;
 use crate::session::{Session, SessionId};
-use crate::store::{BoxError, Created, Replaced, StoreError, Version};
+use crate::store::{BoxError, Created, Replaced, StoreError};
 use crate::telemetry::access::WriteOutcome;
 use crate::telemetry::chain;
 
@@ -31,8 +31,8 @@ enum Attempt {
 struct Progress {
     /// The id that a new record gets, so that a repeated creation finds its own.
     fresh: Option<SessionId>,
-    /// The new record of a renewal that an earlier try has written.
-    renewed: Option<Version>,
+    /// Whether an earlier try of a renewal has written the new record.
+    renewed: bool,
     tries: u32,
 }
 
@@ -51,11 +51,7 @@ impl Sessions {
         open: Open,
         ending: Ending,
     ) -> Result<Committed, CommitError> {
-        let mut progress = Progress {
-            fresh: None,
-            renewed: None,
-            tries: 0,
-        };
+        let mut progress = Progress::default();
         let first_entry = match &ending {
             Ending::Response { signals, .. } if !signals.patch.announce.is_empty() => {
                 getrandom::u64().map_err(Refusal::from)?
@@ -217,7 +213,8 @@ impl Sessions {
 
     /// Removes the new record of a renewal that can't be completed.
     async fn abandon(&self, progress: &mut Progress) {
-        if let (Some(_), Some(id)) = (progress.renewed.take(), progress.fresh.take())
+        if std::mem::take(&mut progress.renewed)
+            && let Some(id) = progress.fresh.take()
             && let Err(error) = self.store.delete(&self.key(&id)).await
         {
             tracing::debug!(
@@ -241,9 +238,9 @@ impl Sessions {
             (Write::Nothing | Write::Touch(_), _) => Ok(Attempt::Done(WriteOutcome::Nothing, None)),
             (Write::Drop, _) => Ok(Attempt::Done(WriteOutcome::Dropped, None)),
             (Write::Create(id, session), _) => self
-                .create(id, session, &open.policy)
+                .write_new(id, session, &open.policy)
                 .await
-                .map(|_version| Attempt::Done(WriteOutcome::Created, Some(id.clone()))),
+                .map(|()| Attempt::Done(WriteOutcome::Created, Some(id.clone()))),
             (Write::Replace(session), Some(held)) => self.replace_held(held, session, open).await,
             (Write::Renew(id, session), Some(held)) => {
                 self.renew(held, id, session, open, progress).await
@@ -296,28 +293,12 @@ impl Sessions {
         open: &Open,
         progress: &mut Progress,
     ) -> Result<Attempt, StoreError> {
-        let version = match progress.renewed.take() {
-            None => self.create(id, session, &open.policy).await?,
-            // The old record changed after the new one was made of it.
-            Some(version) => {
-                let made = Held {
-                    id: id.clone(),
-                    session: session.clone(),
-                    key: self.key(id),
-                    version,
-                };
-                match self
-                    .replace(&made, session, &open.policy, session.refreshed)
-                    .await?
-                {
-                    Replaced::Stored(version) => version,
-                    Replaced::Stale | Replaced::Gone => {
-                        self.create(id, session, &open.policy).await?
-                    }
-                }
-            }
-        };
-        progress.renewed = Some(version);
+        if held.id == *id {
+            // The old id leads here already: an earlier try was done, and its reply lost.
+            return Ok(Attempt::Done(WriteOutcome::Renewed, Some(id.clone())));
+        }
+        self.write_new(id, session, &open.policy).await?;
+        progress.renewed = true;
         let grace = open.policy.session.renew_grace;
         let ended = if grace.is_zero() {
             self.store.remove(&held.key, &held.version).await
@@ -342,30 +323,133 @@ impl Sessions {
         }
     }
 
-    /// Creates a record under an id that nobody else can have. One that is there already was
-    /// written by an earlier try whose reply was lost.
-    async fn create(
+    /// Writes the record of an id that only this exchange knows. What is there already was written
+    /// by an earlier try, of a session that may have changed since.
+    async fn write_new(
         &self,
         id: &SessionId,
         session: &Session,
         policy: &RoutePolicy,
-    ) -> Result<Version, StoreError> {
+    ) -> Result<(), StoreError> {
         let key = self.key(id);
         let record = format::native::encode(key.as_bytes(), session);
         let ttl = policy
             .session
             .lifetimes
             .time_to_live(session, session.refreshed);
-        match self.store.create(&key, record, ttl).await? {
-            Created::Stored(version) => Ok(version),
-            Created::Exists => match self.store.load(&key).await? {
-                Some(record) => Ok(record.version),
-                None => Err(StoreError::Unavailable(lost())),
-            },
+        match self.store.create(&key, record.clone(), ttl).await? {
+            Created::Stored(_) => return Ok(()),
+            Created::Exists => {}
+        }
+        let Some(earlier) = self.store.load(&key).await? else {
+            return Err(StoreError::Unavailable(lost()));
+        };
+        match self
+            .store
+            .replace(&key, &earlier.version, record, ttl)
+            .await?
+        {
+            Replaced::Stored(_) => Ok(()),
+            Replaced::Stale | Replaced::Gone => Err(StoreError::Unavailable(lost())),
         }
     }
 }
 
 fn lost() -> BoxError {
-    "a record vanished right after it was created".into()
+    "a new record did not stay as it was written".into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+    use crate::config::{self, Config, Flags, Sources};
+    use crate::exchange::Carried;
+    use crate::proxy::tasks::Tasks;
+    use crate::session::Json;
+    use crate::store::{MemoryStore, Store};
+
+    const OLD: SessionId = SessionId::from_bytes([1; 16]);
+    const NEW: SessionId = SessionId::from_bytes([2; 16]);
+
+    fn configuration() -> Config {
+        let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let sources = Sources {
+            file: None,
+            environment: vec![
+                set("PYCKET_SECRET", "0123456789abcdef0123456789abcdef"),
+                set("PYCKET_SESSION_RENEW_GRACE", "30s"),
+            ],
+            flags: Flags::default(),
+            processors: NonZeroUsize::MIN,
+            read_file: &|_| Err(std::io::ErrorKind::NotFound.into()),
+        };
+        config::load(sources).unwrap().0
+    }
+
+    async fn sessions() -> (Sessions, Arc<RoutePolicy>) {
+        let config = configuration();
+        let memory = MemoryStore::for_storage(&config.storage);
+        let store = Store::connect(&config.storage, &memory).await.unwrap();
+        let prefix = config.storage.key_prefix.clone();
+        let policy = config.routes[0].session.clone().unwrap();
+        let sessions = Sessions::new(store, prefix, config.names, Tasks::default());
+        (sessions, Arc::new(policy))
+    }
+
+    fn session(user: &str) -> Session {
+        let mut session = Session::begin(&OLD, clock::now());
+        let values = [("user".to_owned(), Json::string(user))];
+        session.values = crate::session::Values::from_map(&values.into());
+        session
+    }
+
+    async fn renew(sessions: &Sessions, policy: &Arc<RoutePolicy>, user: &str) -> Attempt {
+        let held = sessions.load(&OLD, policy).await.unwrap().unwrap();
+        let open = Open {
+            presence: Presence::Found(Box::new(held)),
+            carried: Carried::default(),
+            cookie_presented: true,
+            policy: Arc::clone(policy),
+        };
+        let write = Write::Renew(NEW, session(user));
+        let mut progress = Progress::default();
+        sessions
+            .attempt(&open, &write, &mut progress)
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_renewal_that_was_done_and_not_heard_of_is_not_done_again() {
+        let (sessions, policy) = sessions().await;
+        sessions
+            .write_new(&OLD, &session("alice"), &policy)
+            .await
+            .unwrap();
+        for _ in 0..2 {
+            let attempt = renew(&sessions, &policy, "alice").await;
+            assert!(matches!(attempt, Attempt::Done(WriteOutcome::Renewed, Some(id)) if id == NEW));
+            let found = sessions.load(&NEW, &policy).await.unwrap().unwrap();
+            assert_eq!(found.session.values, session("alice").values);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_changed_after_an_unheard_creation_is_in_the_new_record() {
+        let (sessions, policy) = sessions().await;
+        sessions
+            .write_new(&OLD, &session("bob"), &policy)
+            .await
+            .unwrap();
+        // An earlier try wrote this, before "bob" was stored; its reply was lost.
+        sessions
+            .write_new(&NEW, &session("alice"), &policy)
+            .await
+            .unwrap();
+        renew(&sessions, &policy, "bob").await;
+        let found = sessions.load(&NEW, &policy).await.unwrap().unwrap();
+        assert_eq!(found.session.values, session("bob").values);
+    }
 }
