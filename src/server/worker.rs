@@ -10,6 +10,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONNECTION;
+use http::{HeaderValue, StatusCode};
 use http_body::{Frame, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -32,6 +34,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 const HYPERS_MAX_FIELDS: usize = 100;
 /// The most that hyper reads at once. hyper's own bound would be 400 kB a connection.
 const READ_BUFFER: usize = 64 * 1024;
+/// Tells the client that no request after this one is read (RFC 9112 section 9.6).
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// What a worker is started with.
 pub(super) struct Setup {
@@ -204,10 +208,15 @@ async fn serve_connection<H: Handler>(stream: TcpStream, peer: Arc<Peer>, shared
     let mut stopping = shared.stopping.clone();
     let service = service_fn(|request| {
         let exchange = Exchange::begin(&shared.exchanges);
-        let handler = Arc::clone(&shared.handler);
+        let shared = Arc::clone(&shared);
         let peer = Arc::clone(&peer);
         async move {
-            let response = handler.handle(request, &peer).await;
+            let mut response = shared.handler.handle(request, &peer).await;
+            // The connection learns of the stop in a turn of its own, which may come later.
+            let is_last = *shared.stopping.borrow() >= Phase::Draining;
+            if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(CONNECTION, CLOSE);
+            }
             Ok::<_, Infallible>(response.map(|body| Counted {
                 body,
                 _exchange: exchange,
@@ -285,7 +294,45 @@ impl http_body::Body for Counted {
 
 #[cfg(test)]
 mod tests {
+    use http::{Request, Response};
+    use hyper::body::Incoming;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+
+    /// Is told to stop in the very moment in which it answers.
+    struct StoppedMeanwhile(watch::Sender<Phase>);
+
+    impl Handler for StoppedMeanwhile {
+        async fn handle(&self, _request: Request<Incoming>, _peer: &Arc<Peer>) -> Response<Body> {
+            self.0.send_replace(Phase::Draining);
+            Response::new(Body::Full(Bytes::from_static(b"ok")))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_crosses_the_stop_closes_its_connection() {
+        let (phase, stopping) = watch::channel(Phase::Serving);
+        let shared = Arc::new(Shared {
+            http: http1::Builder::new(),
+            handler: Arc::new(StoppedMeanwhile(phase)),
+            places: Arc::new(Semaphore::new(1)),
+            connections: Tasks::default(),
+            exchanges: Arc::default(),
+            stopping,
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let (stream, from) = listener.accept().await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        serve_connection(stream, Arc::new(Peer::new(from, false)), shared).await;
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+        assert!(answer.ends_with("ok"), "{answer}");
+    }
 
     #[test]
     fn only_errors_of_one_connection_are_passed_over() {
