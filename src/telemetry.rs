@@ -81,6 +81,11 @@ impl RequestId {
         self.0.to_str().unwrap_or_default()
     }
 
+    /// The id as text, in bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
     /// The id as the value of a header.
     pub fn header(&self) -> HeaderValue {
         self.0.clone()

@@ -81,6 +81,8 @@ pub struct Delivered {
     pub end: BodyEnd,
     /// Bytes that were handed to the client's connection, framing not counted.
     pub bytes: u64,
+    /// When.
+    pub at: Instant,
 }
 
 /// What is called once when a body has ended, in whichever way.
@@ -113,7 +115,12 @@ impl UpstreamBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+        let incoming = Pin::new(&mut self.incoming);
+        let polled = match &mut self.lease {
+            Some(lease) => lease.poll(cx, |cx| incoming.poll_frame(cx)),
+            None => incoming.poll_frame(cx),
+        };
+        let frame = match ready!(polled) {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
                 self.finish(BodyEnd::UpstreamBroke);
@@ -134,17 +141,20 @@ impl UpstreamBody {
     }
 
     fn finish(&mut self, end: BodyEnd) {
+        let Some(on_end) = self.on_end.take() else {
+            return;
+        };
+        let at = Instant::now();
         if let Some(lease) = self.lease.take()
             && end == BodyEnd::Complete
         {
-            lease.give_back();
+            lease.give_back(at);
         }
-        if let Some(on_end) = self.on_end.take() {
-            on_end(Delivered {
-                end,
-                bytes: self.bytes,
-            });
-        }
+        on_end(Delivered {
+            end,
+            bytes: self.bytes,
+            at,
+        });
     }
 }
 
@@ -177,6 +187,12 @@ struct Sending {
     incoming: Incoming,
     trailers: Vec<HeaderName>,
     progress: Arc<Progress>,
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.progress.ended.store(true, Ordering::Relaxed);
+    }
 }
 
 impl RequestBody {
@@ -252,6 +268,7 @@ pub struct Progress {
     bytes: AtomicU64,
     /// Whether the upstream would take more than the client gives.
     starved: AtomicBool,
+    ended: AtomicBool,
 }
 
 impl Progress {
@@ -261,6 +278,7 @@ impl Progress {
             moved: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             starved: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
         }
     }
 
@@ -278,6 +296,11 @@ impl Progress {
     /// Whether it is the client that the upstream waits for.
     pub fn is_starved(&self) -> bool {
         self.starved.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing more of it will be asked for: all has passed, or the upstream closed.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
     }
 
     /// Bytes that have passed, framing not counted.

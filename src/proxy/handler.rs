@@ -6,7 +6,7 @@ mod session;
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
@@ -220,9 +220,9 @@ impl Proxy {
         // 7. Forward.
         let body = RequestBody::new(body, inbound.trailers);
         line.count_request(body.progress());
-        let started = Instant::now();
-        let answered = route.pool.send(Request::from_parts(head, body)).await;
-        line.record.upstream = started.elapsed();
+        let request = Request::from_parts(head, body);
+        let answered = route.pool.send(request, line.last_lap()).await;
+        line.record.upstream = line.lap();
         let (response, lease) = match answered {
             Ok(answered) => answered,
             Err(error) => {

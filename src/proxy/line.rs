@@ -1,21 +1,25 @@
 //! The access log's line of one exchange, while the exchange goes on.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{Response, StatusCode};
+use tokio::time::Instant;
 
 use super::body::{BodyEnd, Delivered, OnEnd, Progress};
 use super::rescue::ProxyError;
 use super::tunnel::Transferred;
 use super::{Body, Peer};
-use crate::clock;
+use crate::clock::{self, Timestamp};
 use crate::config::LogLevel;
 use crate::telemetry::access::{
     AccessLog, AccessRecord, CookieOutcome, RecordOutcome, WriteOutcome,
 };
 use crate::telemetry::{RequestId, chain};
+
+/// What nginx made a custom: the client went away before there was an answer.
+const CLIENT_LEFT: u16 = 499;
 
 /// A line that is written when it is dropped: also an exchange whose client went away has one.
 #[derive(Debug)]
@@ -23,6 +27,9 @@ pub(super) struct Line {
     pub(super) record: AccessRecord,
     log: Option<Arc<AccessLog>>,
     started: Instant,
+    /// When the last step ended. Reading the clock is not free, so an exchange reads it once
+    /// between two steps, and whoever needs to know what time it is takes that.
+    lap: Instant,
     request: Option<Arc<Progress>>,
 }
 
@@ -33,6 +40,7 @@ impl Line {
         head: &Parts,
         peer: &Peer,
     ) -> Self {
+        let started = Instant::now();
         Self {
             record: AccessRecord {
                 id,
@@ -42,13 +50,12 @@ impl Line {
                 host: head.headers.get(http::header::HOST).cloned(),
                 target: head.uri.path_and_query().cloned(),
                 route: None,
-                // What nginx made a custom: the client went away before there was an answer.
-                status: StatusCode::from_u16(499).unwrap_or_default(),
+                status: StatusCode::from_u16(CLIENT_LEFT).unwrap_or_default(),
                 bytes_in: 0,
                 bytes_out: 0,
-                total: std::time::Duration::ZERO,
-                store: std::time::Duration::ZERO,
-                upstream: std::time::Duration::ZERO,
+                total: Duration::ZERO,
+                store: Duration::ZERO,
+                upstream: Duration::ZERO,
                 cookie: CookieOutcome::None,
                 record: RecordOutcome::NotAsked,
                 wrote: WriteOutcome::Nothing,
@@ -58,9 +65,35 @@ impl Line {
                 error: Some("client_left"),
             },
             log,
-            started: Instant::now(),
+            started,
+            lap: started,
             request: None,
         }
+    }
+
+    /// Ends a step: how long it is since the one before ended, or since the beginning.
+    pub(super) fn lap(&mut self) -> Duration {
+        let now = Instant::now();
+        let step = now.saturating_duration_since(self.lap);
+        self.lap = now;
+        step
+    }
+
+    /// Ends a step in which the store was waited for.
+    pub(super) fn lap_store(&mut self) {
+        let waited = self.lap();
+        self.record.store += waited;
+    }
+
+    /// When the last step ended.
+    pub(super) fn last_lap(&self) -> Instant {
+        self.lap
+    }
+
+    /// What time it was when the last step ended.
+    pub(super) fn now(&self) -> Timestamp {
+        let elapsed = self.lap.saturating_duration_since(self.started);
+        self.record.time.after(elapsed)
     }
 
     pub(super) fn id(&self) -> &str {
@@ -88,6 +121,7 @@ impl Line {
 
     /// Ends with an answer of our own.
     pub(super) fn end(mut self, status: StatusCode, response: &Response<Body>) {
+        self.lap();
         self.record.status = status;
         self.record.bytes_out = http_body::Body::size_hint(response.body()).lower();
     }
@@ -98,6 +132,7 @@ impl Line {
         self.record.error = Some("client_left");
         Box::new(move |delivered: Delivered| {
             let mut line = self;
+            line.lap = delivered.at;
             line.record.bytes_out = delivered.bytes;
             line.record.error = match delivered.end {
                 BodyEnd::Complete => None,
@@ -109,6 +144,7 @@ impl Line {
 
     /// Ends when a tunnel does.
     pub(super) fn tunnelled(mut self, status: StatusCode, moved: Transferred) {
+        self.lap();
         self.record.status = status;
         self.record.bytes_in = moved.up;
         self.record.bytes_out = moved.down;
@@ -118,13 +154,17 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let Some(log) = &self.log else {
+        let Some(log) = self.log.take() else {
             return;
         };
         if let Some(request) = &self.request {
             self.record.bytes_in = request.bytes();
         }
-        self.record.total = self.started.elapsed();
+        // An exchange that was dropped in the middle has told nobody when.
+        if self.record.status.as_u16() == CLIENT_LEFT {
+            self.lap();
+        }
+        self.record.total = self.lap.saturating_duration_since(self.started);
         log.write(&self.record);
     }
 }

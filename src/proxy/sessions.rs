@@ -142,7 +142,7 @@ impl Sessions {
     }
 
     /// Loads the session of `id`: one round trip, or two where it has just moved. `None` when it
-    /// has no record or is past its end.
+    /// has no record or is past its end at `now`.
     ///
     /// # Errors
     ///
@@ -156,6 +156,7 @@ impl Sessions {
         &self,
         id: &SessionId,
         policy: &RoutePolicy,
+        now: Timestamp,
     ) -> Result<Option<Held>, StoreError> {
         let mut id = id.clone();
         // A session that is renewed twice within the grace leads on to a third id.
@@ -167,7 +168,7 @@ impl Sessions {
             let limit = policy.session.limits.max_record_bytes;
             match format::native::decode(key.as_bytes(), &record.bytes, limit) {
                 Ok(Stored::Session(session)) => {
-                    let over = policy.session.lifetimes.is_over(&session, clock::now());
+                    let over = policy.session.lifetimes.is_over(&session, now);
                     let version = record.version;
                     return Ok((!over).then_some(Held {
                         id,
@@ -241,7 +242,7 @@ impl Sessions {
                 return Err(StoreError::TimedOut);
             }
             pause(tries).await;
-            match self.load(&held.id, policy).await? {
+            match self.load(&held.id, policy, clock::now()).await? {
                 None => return Ok(None),
                 Some(newer) => held = newer,
             }
@@ -256,7 +257,7 @@ impl Sessions {
 
     /// Frees what `token` holds of the session `id`, as when the client went away.
     pub async fn give_back(self: &Arc<Self>, id: &SessionId, token: u64, policy: Arc<RoutePolicy>) {
-        let Ok(Some(held)) = self.load(id, &policy).await else {
+        let Ok(Some(held)) = self.load(id, &policy, clock::now()).await else {
             return; // The claim lapses by itself.
         };
         let open = Open {
@@ -268,7 +269,7 @@ impl Sessions {
             cookie_presented: true,
             policy,
         };
-        if let Err(error) = self.commit(open, Ending::Failed).await {
+        if let Err(error) = self.commit(open, Ending::Failed, clock::now()).await {
             tracing::debug!(
                 error = chain(&error),
                 "claimed notifications were not given back and wait for their deadline"

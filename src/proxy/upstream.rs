@@ -5,29 +5,38 @@
 //! connection goes back. How many exchanges run at a time is bounded, and with it the number of
 //! connections. hyper's own pooling client does the same at a price of a tenth more CPU.
 //!
+//! Connections have no tasks of their own: the exchange drives its connection while it waits for
+//! the head and reads the body ([`link`]), which saves a wake-up and a turn of the loop for each.
+//! Idle ones are looked after once a second.
+//!
 //! A request is sent a second time only when the connection was closed before a byte of it was
 //! written; everything else may have happened already, and the application alone knows.
 //!
 //! Interim responses end here: 100 answers an `Expect` that we never forward, and hyper's server
 //! has no way to send 103 on. They do not prolong the wait for the final response.
 
+mod link;
+
 use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap};
 use std::fmt;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::uri::Authority;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper::client::conn::http1::Builder;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout, timeout_at};
-use tracing::debug;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use link::Link;
 
 use crate::config::Config;
 use crate::proxy::body::{Progress, RequestBody};
@@ -36,6 +45,10 @@ use crate::proxy::forward;
 /// The largest response head, and the most that is read at once. Signals of a whole session have
 /// to fit; hyper's own limit would be 400 kB.
 const MAX_RESPONSE_HEAD: usize = 128 * 1024;
+
+/// How often idle connections are looked at, so that those which the upstream closed don't keep
+/// their sockets.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
@@ -90,17 +103,19 @@ pub struct Pool {
     /// Oldest first. A std mutex, since it is held for a few instructions and never across an
     /// await; only one thread ever comes here.
     idle: Mutex<VecDeque<Idle>>,
+    /// Whether a task looks after the idle ones.
+    swept: AtomicBool,
 }
 
 struct Idle {
-    sender: SendRequest<RequestBody>,
+    link: Link,
     since: Instant,
 }
 
 /// The right to a connection while its response is read. Dropping it closes the connection.
 pub struct Lease {
     pool: Arc<Pool>,
-    sender: SendRequest<RequestBody>,
+    link: Link,
     slot: OwnedSemaphorePermit,
 }
 
@@ -128,6 +143,7 @@ impl Pool {
                 settings.max_connections.min(Semaphore::MAX_PERMITS),
             )),
             idle: Mutex::default(),
+            swept: AtomicBool::new(false),
         })
     }
 
@@ -153,7 +169,8 @@ impl Pool {
     /// Sends a request and waits for the head of its response.
     ///
     /// The target must be in origin-form. A `Host` is added if there is none. The response timeout
-    /// starts anew with every part of the body that passes.
+    /// starts at `now`, and anew with every part of the body that passes. Whoever reads the
+    /// response's body must do it by [`Lease::poll`].
     ///
     /// # Errors
     ///
@@ -166,33 +183,39 @@ impl Pool {
     pub async fn send(
         self: &Arc<Self>,
         mut request: Request<RequestBody>,
+        now: Instant,
     ) -> Result<(Response<Incoming>, Lease), UpstreamError> {
         forward::ensure_host(request.headers_mut(), &self.authority);
         let slot = self.slot().await?;
         let progress = request.body().progress();
         let progress = progress.as_deref();
-        let (mut sender, reused) = match self.take_idle() {
-            Some(sender) => (sender, true),
+        let (mut link, reused) = match self.take_idle(now) {
+            Some(link) => (link, true),
             None => (self.connect().await?, false),
         };
-        let mut answered = self
-            .in_time(sender.try_send_request(request), progress)
-            .await?;
-        // The other side may have closed the connection in this very moment. If hyper gives the
+        let mut answered = self.in_time(link.send(request), progress, now).await?;
+        // The other side may have closed the connection since it was last used. If hyper gives the
         // request back unsent, it goes by a fresh one.
         if let Err(failure) = &mut answered
             && reused
             && let Some(unsent) = failure.take_message()
         {
-            sender = self.connect().await?;
+            link = self.connect().await?;
             answered = self
-                .in_time(sender.try_send_request(unsent), progress)
+                .in_time(link.send(unsent), progress, Instant::now())
                 .await?;
         }
         let response = answered.map_err(|failure| UpstreamError::of(failure.into_error()))?;
+        // These go on whether or not somebody reads the response: an upload that the application
+        // answers early, and the hand-over to a tunnel.
+        if progress.is_some_and(|body| !body.has_ended())
+            || response.status() == StatusCode::SWITCHING_PROTOCOLS
+        {
+            link.run_by_itself();
+        }
         let lease = Lease {
             pool: Arc::clone(self),
-            sender,
+            link,
             slot,
         };
         Ok((response, lease))
@@ -210,37 +233,42 @@ impl Pool {
         }
     }
 
-    /// The connection that was used last and still lives. The others get old and are dropped, so
-    /// that their number follows the load down.
-    fn take_idle(&self) -> Option<SendRequest<RequestBody>> {
+    /// The connection that was used last. The others get old and are dropped, so that their number
+    /// follows the load down.
+    fn take_idle(&self, now: Instant) -> Option<Link> {
         let mut idle = self.lock_idle();
-        if idle.is_empty() {
+        let Idle { link, since } = idle.pop_back()?;
+        if now.saturating_duration_since(since) >= self.settings.idle_timeout {
+            // What is left is older still.
+            idle.clear();
             return None;
         }
-        let now = Instant::now();
-        while let Some(Idle { sender, since }) = idle.pop_back() {
-            if now.saturating_duration_since(since) >= self.settings.idle_timeout {
-                // What is left is older still.
-                idle.clear();
-                return None;
-            }
-            if sender.is_ready() {
-                return Some(sender);
-            }
-        }
-        None
+        Some(link)
     }
 
-    fn put_idle(&self, sender: SendRequest<RequestBody>) {
-        let since = Instant::now();
-        let mut idle = self.lock_idle();
-        while idle.front().is_some_and(|oldest| {
-            oldest.sender.is_closed()
-                || since.saturating_duration_since(oldest.since) >= self.settings.idle_timeout
-        }) {
-            idle.pop_front();
+    fn put_idle(self: &Arc<Self>, link: Link, now: Instant) {
+        self.lock_idle().push_back(Idle { link, since: now });
+        if !self.swept.swap(true, Ordering::Relaxed) {
+            tokio::spawn(Self::sweep(Arc::downgrade(self)));
         }
-        idle.push_back(Idle { sender, since });
+    }
+
+    /// Drops idle connections that have grown old or were closed, until there are none.
+    async fn sweep(pool: Weak<Self>) {
+        loop {
+            sleep(SWEEP).await;
+            let Some(pool) = pool.upgrade() else { return };
+            let now = Instant::now();
+            let mut idle = pool.lock_idle();
+            idle.retain_mut(|Idle { link, since }| {
+                let age = now.saturating_duration_since(*since);
+                age < pool.settings.idle_timeout && link.is_open()
+            });
+            if idle.is_empty() {
+                pool.swept.store(false, Ordering::Relaxed);
+                return;
+            }
+        }
     }
 
     fn lock_idle(&self) -> MutexGuard<'_, VecDeque<Idle>> {
@@ -251,12 +279,11 @@ impl Pool {
     /// larger by kilobytes that are moved around.
     fn connect(
         &self,
-    ) -> Pin<Box<dyn Future<Output = Result<SendRequest<RequestBody>, UpstreamError>> + Send + '_>>
-    {
+    ) -> Pin<Box<dyn Future<Output = Result<Link, UpstreamError>> + Send + '_>> {
         Box::pin(self.open())
     }
 
-    async fn open(&self) -> Result<SendRequest<RequestBody>, UpstreamError> {
+    async fn open(&self) -> Result<Link, UpstreamError> {
         // A name may have several addresses; they are tried one after the other.
         let connecting = TcpStream::connect((self.host.as_str(), self.port));
         let stream = match timeout(self.settings.connect_timeout, connecting).await {
@@ -269,12 +296,7 @@ impl Pool {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(UpstreamError::Broken)?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                debug!(%error, "an upstream connection ended");
-            }
-        });
-        Ok(sender)
+        Ok(Link::new(sender, connection))
     }
 
     /// Waits for a response head as long as something moves.
@@ -282,10 +304,11 @@ impl Pool {
         &self,
         exchange: impl Future<Output = T>,
         progress: Option<&Progress>,
+        now: Instant,
     ) -> Result<T, UpstreamError> {
         let limit = self.settings.response_timeout;
         let mut exchange = pin!(exchange);
-        let mut deadline = Instant::now() + limit;
+        let mut deadline = now + limit;
         loop {
             if let Ok(outcome) = timeout_at(deadline, exchange.as_mut()).await {
                 return Ok(outcome);
@@ -313,27 +336,37 @@ impl UpstreamError {
 }
 
 impl Lease {
+    /// Lets the connection read what has come and write what can go, and then `look`s for what it
+    /// has brought. The response's body brings nothing unless it is asked in this way.
+    pub fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        look: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        self.link.poll(cx, look)
+    }
+
     /// Returns the connection to its pool. To be called when the response has been read to its
     /// end; the connection is kept once hyper says that the request has ended, too.
-    pub fn give_back(self) {
+    pub fn give_back(self, now: Instant) {
         let Self {
             pool,
-            mut sender,
+            mut link,
             slot,
         } = self;
-        if sender.is_ready() {
-            pool.put_idle(sender);
+        if link.is_ready() {
+            pool.put_idle(link, now);
             return;
         }
-        if sender.is_closed() {
+        if !link.is_open() {
             return;
         }
         // The application answered before it had read the whole request. The slot stays taken, so
         // that the bound on connections holds; a client that stalls may not hold it for ever.
         tokio::spawn(async move {
             let limit = pool.settings.response_timeout;
-            if let Ok(Ok(())) = timeout(limit, sender.ready()).await {
-                pool.put_idle(sender);
+            if let Ok(true) = timeout(limit, link.ready()).await {
+                pool.put_idle(link, Instant::now());
             }
             drop(slot);
         });

@@ -24,6 +24,7 @@ use tokio::sync::Notify;
 use crate::clock::Timestamp;
 use crate::config::LogFormat;
 use crate::telemetry::RequestId;
+use line::Lines;
 
 /// Lines are written when there are this many bytes of them ...
 const WRITE_AT_BYTES: usize = 16 * 1024;
@@ -167,9 +168,8 @@ impl WriteOutcome {
 
 /// One worker's access log.
 pub struct AccessLog {
-    format: LogFormat,
     /// Std mutexes: one thread uses them, and no await happens under them.
-    lines: Mutex<Vec<u8>>,
+    lines: Mutex<Lines>,
     sink: Mutex<Box<dyn Write + Send>>,
     begun: Notify,
 }
@@ -183,8 +183,8 @@ impl AccessLog {
     /// A log to any place.
     pub fn to(format: LogFormat, sink: impl Write + Send + 'static) -> Self {
         Self {
-            format,
-            lines: Mutex::new(Vec::with_capacity(WRITE_AT_BYTES)),
+            // The last line goes beyond.
+            lines: Mutex::new(Lines::new(format, WRITE_AT_BYTES + 1024)),
             sink: Mutex::new(Box::new(sink)),
             begun: Notify::new(),
         }
@@ -193,18 +193,18 @@ impl AccessLog {
     /// Adds a line.
     pub fn write(&self, record: &AccessRecord) {
         let mut lines = self.lock_lines();
-        if lines.is_empty() {
+        if lines.bytes.is_empty() {
             self.begun.notify_one();
         }
-        line::write(record, self.format, &mut lines);
-        if lines.len() >= WRITE_AT_BYTES {
-            self.write_out(&mut lines);
+        lines.push(record);
+        if lines.bytes.len() >= WRITE_AT_BYTES {
+            self.write_out(&mut lines.bytes);
         }
     }
 
     /// Writes out what has been collected.
     pub fn flush(&self) {
-        self.write_out(&mut self.lock_lines());
+        self.write_out(&mut self.lock_lines().bytes);
     }
 
     /// Writes out, every so often, what has been collected; to be run by each worker.
@@ -233,7 +233,7 @@ impl AccessLog {
         lines.clear();
     }
 
-    fn lock_lines(&self) -> MutexGuard<'_, Vec<u8>> {
+    fn lock_lines(&self) -> MutexGuard<'_, Lines> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -246,9 +246,7 @@ impl Drop for AccessLog {
 
 impl fmt::Debug for AccessLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AccessLog")
-            .field("format", &self.format)
-            .finish_non_exhaustive()
+        f.debug_struct("AccessLog").finish_non_exhaustive()
     }
 }
 

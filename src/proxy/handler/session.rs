@@ -2,13 +2,12 @@
 //! head has come: steps 3 to 6, and 8 to 10.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use http::StatusCode;
 use http::request::Parts;
 
 use super::{Asked, Proxy};
-use crate::clock;
+use crate::clock::Timestamp;
 use crate::config::RoutePolicy;
 use crate::contract::request::{self, State, View, injected_size};
 use crate::contract::response::{self, Extracted, SignalError, Signals};
@@ -46,7 +45,7 @@ impl Proxy {
         line: &mut Line,
     ) -> Result<Session, ProxyError> {
         // 3. Cookie.
-        let presented = cookie::read(&parts.headers, &self.config.cookie, clock::now());
+        let presented = cookie::read(&parts.headers, &self.config.cookie, line.now());
         cookie::strip(&mut parts.headers, &self.config.cookie.name);
         line.record.cookie = cookie_word(&presented);
         let mut session = Session {
@@ -59,9 +58,8 @@ impl Proxy {
 
         // 4. Load, 5. Notifications.
         if let Presented::Verified { id, .. } = presented {
-            let started = Instant::now();
-            let found = self.load(&id, parts, asked, &mut session).await;
-            line.record.store += started.elapsed();
+            let found = self.load(&id, parts, asked, &mut session, line.now()).await;
+            line.lap_store();
             match found {
                 Ok(presence) => session.presence = presence,
                 Err(error) if policy.session.on_store_error == OnStoreError::Anonymous => {
@@ -125,9 +123,10 @@ impl Proxy {
         parts: &Parts,
         asked: &Asked,
         session: &mut Session,
+        now: Timestamp,
     ) -> Result<Presence, StoreError> {
         let policy = &session.policy;
-        let Some(held) = self.sessions.load(id, policy).await? else {
+        let Some(held) = self.sessions.load(id, policy, now).await? else {
             return Ok(Presence::Missing);
         };
         if held.session.notifications.is_empty() {
@@ -207,12 +206,14 @@ impl Proxy {
             shown,
             target,
         };
-        let started = Instant::now();
-        let committed = self.sessions.commit(open, ending).await;
-        line.record.store += started.elapsed();
-        let committed = match committed {
-            Ok(committed) => committed,
+        let committed = match self.sessions.commit(open, ending, line.now()).await {
+            Ok(committed) if committed.wrote == WriteOutcome::Nothing => committed,
+            Ok(committed) => {
+                line.lap_store();
+                committed
+            }
             Err(error) => {
+                line.lap_store();
                 line.record.wrote = WriteOutcome::Failed;
                 if let Some(claim) = claim {
                     line.record.returned = carried;
@@ -230,7 +231,7 @@ impl Proxy {
         } else if claims {
             line.record.returned = carried;
         }
-        self.set_cookie(parts, &committed, &policy, asked);
+        self.set_cookie(parts, &committed, &policy, asked, line.now());
         Ok(())
     }
 
@@ -270,6 +271,7 @@ impl Proxy {
         committed: &Committed,
         policy: &RoutePolicy,
         asked: &Asked,
+        now: Timestamp,
     ) {
         let rules = &self.config.cookie;
         let cookie = match (committed.cookie, &committed.id) {
@@ -278,7 +280,7 @@ impl Proxy {
                 id,
                 persist,
                 asked.secure,
-                clock::now(),
+                now,
             )),
             (CookieChange::Expire, _) => Some(cookie::expire(rules, asked.secure)),
             (CookieChange::Keep | CookieChange::Issue { .. }, _) => None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{CommitError, Committed, Ending, Held, Open, Presence, Sessions, is_passing, pause};
-use crate::clock;
+use crate::clock::{self, Timestamp};
 use crate::config::RoutePolicy;
 use crate::exchange::{Answer, CookieChange, Loaded, Plan, Refusal, Rules, Situation, Write, plan};
 use crate::format;
@@ -37,7 +37,7 @@ struct Progress {
 }
 
 impl Sessions {
-    /// Ends an exchange's use of its session: plans, and writes what the plan says.
+    /// Ends an exchange's use of its session at `now`: plans, and writes what the plan says.
     ///
     /// # Errors
     ///
@@ -50,6 +50,7 @@ impl Sessions {
         self: &Arc<Self>,
         open: Open,
         ending: Ending,
+        now: Timestamp,
     ) -> Result<Committed, CommitError> {
         let mut progress = Progress::default();
         let first_entry = match &ending {
@@ -58,7 +59,7 @@ impl Sessions {
             }
             Ending::Response { .. } | Ending::Failed => 0,
         };
-        let first = self.plan(&open, &ending, first_entry, &mut progress)?;
+        let first = self.plan(&open, &ending, first_entry, now, &mut progress)?;
         match first.write {
             Write::Nothing => Ok(Committed {
                 wrote: WriteOutcome::Nothing,
@@ -92,6 +93,7 @@ impl Sessions {
         open: &Open,
         ending: &Ending,
         first_entry: u64,
+        now: Timestamp,
         progress: &mut Progress,
     ) -> Result<Plan, Refusal> {
         let situation = Situation {
@@ -117,7 +119,7 @@ impl Sessions {
             },
             carried: &open.carried,
             first_entry,
-            now: clock::now(),
+            now,
         };
         let rules = Rules {
             session: &open.policy.session,
@@ -196,14 +198,14 @@ impl Sessions {
                 }
                 continue;
             }
-            plan = self.plan(&open, ending, first_entry, &mut progress)?;
+            plan = self.plan(&open, ending, first_entry, clock::now(), &mut progress)?;
         }
     }
 
     /// Loads the session again that a write was meant for.
     async fn look_again(&self, open: &mut Open) -> Result<(), StoreError> {
         if let Presence::Found(held) = &open.presence {
-            open.presence = match self.load(&held.id, &open.policy).await? {
+            open.presence = match self.load(&held.id, &open.policy, clock::now()).await? {
                 Some(held) => Presence::Found(Box::new(held)),
                 None => Presence::Gone,
             };
@@ -406,7 +408,7 @@ mod tests {
     }
 
     async fn renew(sessions: &Sessions, policy: &Arc<RoutePolicy>, user: &str) -> Attempt {
-        let held = sessions.load(&OLD, policy).await.unwrap().unwrap();
+        let held = sessions.load(&OLD, policy, clock::now()).await.unwrap().unwrap();
         let open = Open {
             presence: Presence::Found(Box::new(held)),
             carried: Carried::default(),
@@ -431,7 +433,7 @@ mod tests {
         for _ in 0..2 {
             let attempt = renew(&sessions, &policy, "alice").await;
             assert!(matches!(attempt, Attempt::Done(WriteOutcome::Renewed, Some(id)) if id == NEW));
-            let found = sessions.load(&NEW, &policy).await.unwrap().unwrap();
+            let found = sessions.load(&NEW, &policy, clock::now()).await.unwrap().unwrap();
             assert_eq!(found.session.values, session("alice").values);
         }
     }
@@ -449,7 +451,7 @@ mod tests {
             .await
             .unwrap();
         renew(&sessions, &policy, "bob").await;
-        let found = sessions.load(&NEW, &policy).await.unwrap().unwrap();
+        let found = sessions.load(&NEW, &policy, clock::now()).await.unwrap().unwrap();
         assert_eq!(found.session.values, session("bob").values);
     }
 }

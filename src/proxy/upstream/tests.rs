@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::*;
+use crate::proxy::body::{Body, BodyEnd, UpstreamBody};
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -34,9 +35,12 @@ fn get() -> Request<RequestBody> {
 
 /// Sends, reads the whole body, gives the connection back.
 async fn exchange(pool: &Arc<Pool>) -> Result<String, UpstreamError> {
-    let (response, lease) = pool.send(get()).await?;
-    let body = response.into_body().collect().await.unwrap().to_bytes();
-    lease.give_back();
+    let (response, lease) = pool.send(get(), Instant::now()).await?;
+    let (ended, end) = oneshot::channel();
+    let on_end = Box::new(|delivered| ended.send(delivered).unwrap());
+    let body = UpstreamBody::new(response.into_body(), Vec::new(), lease, on_end);
+    let body = Body::Upstream(body).collect().await.unwrap().to_bytes();
+    assert_eq!(end.await.unwrap().end, BodyEnd::Complete);
     Ok(String::from_utf8(body.to_vec()).unwrap())
 }
 
@@ -81,7 +85,7 @@ async fn connections_are_used_again() {
 async fn a_connection_whose_response_was_not_read_is_not_used_again() {
     let (address, connections) = answering(ANSWER).await;
     let pool = pool_at(address, settings());
-    drop(pool.send(get()).await.unwrap());
+    drop(pool.send(get(), Instant::now()).await.unwrap());
     assert_eq!(exchange(&pool).await.unwrap(), "ok");
     assert_eq!(connections.load(Ordering::Relaxed), 2);
 }
@@ -151,7 +155,7 @@ async fn an_unsent_request_goes_by_a_fresh_connection() {
         stream.shutdown(std::net::Shutdown::Both).unwrap();
     });
     rung.unwrap();
-    assert!(pool.lock_idle().front().unwrap().sender.is_ready());
+    assert!(pool.lock_idle().front().unwrap().link.is_ready());
 
     let upstream = tokio::spawn(async move {
         answer(&mut incoming.recv().await.unwrap()).await;
@@ -205,12 +209,12 @@ async fn the_wait_for_a_response_starts_anew_while_the_request_moves() {
     let begun = Instant::now();
     let upload = async {
         for _ in 0..4 {
-            tokio::time::sleep(Duration::from_secs(3)).await;
+            sleep(Duration::from_secs(3)).await;
             progress.advance(1);
         }
     };
     let silence = std::future::pending::<()>();
-    let (outcome, ()) = tokio::join!(pool.in_time(silence, Some(&progress)), upload);
+    let (outcome, ()) = tokio::join!(pool.in_time(silence, Some(&progress), begun), upload);
     let error = outcome.unwrap_err();
     assert!(matches!(error, UpstreamError::ResponseTimeout), "{error:?}");
     // Twelve seconds of upload, and then the response timeout of five.
@@ -291,7 +295,7 @@ async fn a_request_without_host_gets_the_upstreams() {
     let pool = pool_at(address, settings());
     tokio::spawn(async move {
         let request = Request::new(RequestBody::empty());
-        drop(pool.send(request).await);
+        drop(pool.send(request, Instant::now()).await);
     });
     let mut stream = incoming.recv().await.unwrap();
     let head = read_head(&mut stream).await.unwrap();

@@ -7,6 +7,7 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener as TokioListener, TcpStream};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::*;
 use crate::config::{self, Flags, Sources};
@@ -51,7 +52,8 @@ impl Forward {
             .map_err(ProxyError::Downstream)?;
         let method = head.method.clone();
         let body = RequestBody::new(body, inbound.trailers);
-        let sent = self.pool.send(Request::from_parts(head, body)).await;
+        let request = Request::from_parts(head, body);
+        let sent = self.pool.send(request, Instant::now()).await;
         let (mut response, lease) = sent.map_err(ProxyError::Upstream)?;
         let upstream = hyper::upgrade::on(&mut response);
         let (mut head, body) = response.into_parts();

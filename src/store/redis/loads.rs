@@ -42,7 +42,8 @@ impl Loads {
         if is_first {
             let (loads, client) = (self.clone(), client.clone());
             // A new task is run after all that are ready now, and those may want to load, too.
-            tokio::spawn(async move { loads.send(&client).await });
+            // Boxed, since the driver's future has kilobytes, and a task is moved as it is made.
+            tokio::spawn(Box::pin(async move { loads.send(&client).await }));
         }
         answered
             .await
@@ -57,7 +58,7 @@ impl Loads {
             let rest = waiting.split_off(MOST);
             let client = client.clone();
             let full = std::mem::replace(&mut waiting, rest);
-            tokio::spawn(async move { ask(&client, full).await });
+            tokio::spawn(Box::pin(async move { ask(&client, full).await }));
         }
         ask(client, waiting).await;
     }

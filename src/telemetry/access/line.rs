@@ -1,4 +1,7 @@
 //! One line of the access log, written without allocation.
+//!
+//! It is written on every exchange, so each form has code of its own, in which keys are constants,
+//! and nothing goes through fmt but what is rare.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -9,189 +12,253 @@ use crate::config::LogFormat;
 
 use super::AccessRecord;
 
-/// Appends one line, its end included.
-pub(super) fn write(record: &AccessRecord, format: LogFormat, lines: &mut Vec<u8>) {
-    let mut line = Line {
-        lines,
-        format,
-        first: true,
-    };
-    line.begin();
-    line.time("time", record.time);
-    line.text("id", record.id.as_str().as_bytes());
-    line.address("client", record.client);
-    line.text("method", record.method.as_str().as_bytes());
-    line.optional("host", record.host.as_ref().map(AsRef::as_ref));
-    let path = record
-        .target
-        .as_ref()
-        .map(|target| target.path().as_bytes());
-    line.optional("path", path);
-    line.optional("route", record.route.as_deref().map(str::as_bytes));
-    line.number("status", record.status.as_u16().into());
-    line.number("bytes_in", record.bytes_in);
-    line.number("bytes_out", record.bytes_out);
-    line.micros("total_us", record.total);
-    line.micros("store_us", record.store);
-    line.micros("upstream_us", record.upstream);
-    line.text("cookie", record.cookie.word().as_bytes());
-    line.text("record", record.record.word().as_bytes());
-    line.text("wrote", record.wrote.word().as_bytes());
-    line.number("claimed", record.claimed.into());
-    line.number("shown", record.shown.into());
-    line.number("returned", record.returned.into());
-    line.optional("error", record.error.map(str::as_bytes));
-    line.end();
-}
-
-struct Line<'a> {
-    lines: &'a mut Vec<u8>,
+/// Lines that have been written, ends included.
+#[derive(Debug)]
+pub(super) struct Lines {
+    pub(super) bytes: Vec<u8>,
     format: LogFormat,
-    first: bool,
+    /// The second that `date` is of.
+    second: u64,
+    /// `2026-11-22T10:20:30.`
+    date: Vec<u8>,
 }
 
-impl Line<'_> {
-    fn begin(&mut self) {
-        if self.format == LogFormat::Json {
-            self.lines.push(b'{');
+impl Lines {
+    pub(super) fn new(format: LogFormat, capacity: usize) -> Self {
+        let mut lines = Self {
+            bytes: Vec::with_capacity(capacity),
+            format,
+            second: 0,
+            date: Vec::new(),
+        };
+        lines.write_date();
+        lines
+    }
+
+    /// Appends one line.
+    pub(super) fn push(&mut self, record: &AccessRecord) {
+        if record.time.as_secs() != self.second {
+            self.second = record.time.as_secs();
+            self.write_date();
+        }
+        match self.format {
+            LogFormat::Text => Line::<Text>::write(record, &self.date, &mut self.bytes),
+            LogFormat::Json => Line::<Json>::write(record, &self.date, &mut self.bytes),
         }
     }
 
-    fn end(&mut self) {
-        if self.format == LogFormat::Json {
-            self.lines.push(b'}');
+    /// RFC 3339, UTC, up to the fraction of a second.
+    fn write_date(&mut self) {
+        let (days, second) = (self.second / 86_400, self.second % 86_400);
+        let (year, month, day) = civil(days);
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        self.date.clear();
+        write!(
+            self.date,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}."
+        )
+        .expect("writing to a vector does not fail");
+    }
+}
+
+/// How lines look.
+trait Form {
+    const JSON: bool;
+}
+
+/// `key=value` pairs.
+struct Text;
+
+impl Form for Text {
+    const JSON: bool = false;
+}
+
+/// One object.
+struct Json;
+
+impl Form for Json {
+    const JSON: bool = true;
+}
+
+/// What stands before a value.
+struct Key {
+    text: &'static str,
+    json: &'static str,
+}
+
+/// The key of a field that is not the first.
+macro_rules! key {
+    ($name:literal) => {
+        Key {
+            text: concat!(" ", $name, "="),
+            json: concat!(",\"", $name, "\":"),
         }
-        self.lines.push(b'\n');
+    };
+}
+
+const TIME: Key = Key {
+    text: "time=",
+    json: "{\"time\":",
+};
+
+struct Line<'a, F> {
+    bytes: &'a mut Vec<u8>,
+    form: std::marker::PhantomData<F>,
+}
+
+impl<'a, F: Form> Line<'a, F> {
+    fn write(record: &AccessRecord, date: &[u8], bytes: &'a mut Vec<u8>) {
+        let mut line = Self {
+            bytes,
+            form: std::marker::PhantomData,
+        };
+        line.time(&TIME, date, record.time);
+        line.text(&key!("id"), record.id.as_bytes());
+        line.address(&key!("client"), record.client);
+        line.text(&key!("method"), record.method.as_str().as_bytes());
+        line.optional(&key!("host"), record.host.as_ref().map(AsRef::as_ref));
+        let path = record.target.as_ref();
+        let path = path.map(|target| target.path().as_bytes());
+        line.optional(&key!("path"), path);
+        line.optional(&key!("route"), record.route.as_deref().map(str::as_bytes));
+        line.number(&key!("status"), record.status.as_u16().into());
+        line.number(&key!("bytes_in"), record.bytes_in);
+        line.number(&key!("bytes_out"), record.bytes_out);
+        line.micros(&key!("total_us"), record.total);
+        line.micros(&key!("store_us"), record.store);
+        line.micros(&key!("upstream_us"), record.upstream);
+        line.word(&key!("cookie"), record.cookie.word());
+        line.word(&key!("record"), record.record.word());
+        line.word(&key!("wrote"), record.wrote.word());
+        line.number(&key!("claimed"), record.claimed.into());
+        line.number(&key!("shown"), record.shown.into());
+        line.number(&key!("returned"), record.returned.into());
+        if let Some(error) = record.error {
+            line.word(&key!("error"), error);
+        }
+        line.raw(if F::JSON { b"}\n" } else { b"\n" });
     }
 
-    fn key(&mut self, key: &str) {
-        match (self.format, std::mem::replace(&mut self.first, false)) {
-            (LogFormat::Text, true) => {}
-            (LogFormat::Text, false) => self.lines.push(b' '),
-            (LogFormat::Json, true) => self.lines.push(b'"'),
-            (LogFormat::Json, false) => self.lines.extend_from_slice(b",\""),
-        }
-        self.lines.extend_from_slice(key.as_bytes());
-        self.lines.extend_from_slice(match self.format {
-            LogFormat::Text => b"=",
-            LogFormat::Json => b"\":",
-        });
+    fn raw(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
     }
 
-    fn number(&mut self, key: &str, number: u64) {
+    #[inline]
+    fn key(&mut self, key: &Key) {
+        let key = if F::JSON { key.json } else { key.text };
+        self.raw(key.as_bytes());
+    }
+
+    /// What stands around text that is plain in both forms.
+    #[inline]
+    fn quote(&mut self) {
+        if F::JSON {
+            self.bytes.push(b'"');
+        }
+    }
+
+    #[inline]
+    fn number(&mut self, key: &Key, number: u64) {
         self.key(key);
-        let mut digits = itoa::Buffer::new();
-        self.lines
-            .extend_from_slice(digits.format(number).as_bytes());
+        self.digits(number);
     }
 
-    fn micros(&mut self, key: &str, span: Duration) {
+    fn digits(&mut self, number: u64) {
+        let mut digits = itoa::Buffer::new();
+        self.raw(digits.format(number).as_bytes());
+    }
+
+    #[inline]
+    fn micros(&mut self, key: &Key, span: Duration) {
         self.number(key, u64::try_from(span.as_micros()).unwrap_or(u64::MAX));
     }
 
+    /// A word of ours, which is plain in both forms.
+    #[inline]
+    fn word(&mut self, key: &Key, word: &str) {
+        self.key(key);
+        self.quote();
+        self.raw(word.as_bytes());
+        self.quote();
+    }
+
     /// A field that has no value is left out: what is absent can't be mistaken for a text.
-    fn optional(&mut self, key: &str, value: Option<&[u8]>) {
+    #[inline]
+    fn optional(&mut self, key: &Key, value: Option<&[u8]>) {
         if let Some(value) = value {
             self.text(key, value);
         }
     }
 
-    fn text(&mut self, key: &str, value: &[u8]) {
+    #[inline]
+    fn text(&mut self, key: &Key, value: &[u8]) {
         self.key(key);
-        let plain = |byte: &u8| byte.is_ascii_graphic() && !b"\"\\=".contains(byte);
-        let quoted = self.format == LogFormat::Json || value.is_empty() || !value.iter().all(plain);
-        if quoted {
-            self.lines.push(b'"');
-            for &byte in value {
-                self.escaped(byte);
-            }
-            self.lines.push(b'"');
+        if !value.is_empty() && value.iter().copied().all(is_plain) {
+            self.quote();
+            self.raw(value);
+            self.quote();
         } else {
-            self.lines.extend_from_slice(value);
+            self.escaped(value);
         }
-    }
-
-    /// Most clients come by IPv4, which is written without fmt.
-    fn address(&mut self, key: &str, address: IpAddr) {
-        let IpAddr::V4(address) = address else {
-            return self.display(key, address);
-        };
-        self.key(key);
-        self.quote();
-        for (position, octet) in address.octets().into_iter().enumerate() {
-            if position > 0 {
-                self.lines.push(b'.');
-            }
-            self.padded(octet.into(), 1);
-        }
-        self.quote();
-    }
-
-    /// What stands around text that is plain in both forms.
-    fn quote(&mut self) {
-        if self.format == LogFormat::Json {
-            self.lines.push(b'"');
-        }
-    }
-
-    /// A value of ours that is plain in both forms.
-    fn display(&mut self, key: &str, value: impl std::fmt::Display) {
-        self.key(key);
-        self.quote();
-        self.format_args(format_args!("{value}"));
-        self.quote();
-    }
-
-    /// RFC 3339, UTC, with milliseconds.
-    fn time(&mut self, key: &str, time: Timestamp) {
-        let (days, second) = (time.as_secs() / 86_400, time.as_secs() % 86_400);
-        let (year, month, day) = civil(days);
-        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-        let millis = time.as_millis() % 1000;
-        self.key(key);
-        self.quote();
-        // Not by fmt, which takes longer than all the rest of the line.
-        for (number, width, after) in [
-            (year, 4, b'-'),
-            (month, 2, b'-'),
-            (day, 2, b'T'),
-            (hour, 2, b':'),
-            (minute, 2, b':'),
-            (second, 2, b'.'),
-            (millis, 3, b'Z'),
-        ] {
-            self.padded(number, width);
-            self.lines.push(after);
-        }
-        self.quote();
-    }
-
-    /// A number with zeros before it, up to `width` digits.
-    fn padded(&mut self, number: u64, width: usize) {
-        let mut digits = itoa::Buffer::new();
-        let digits = digits.format(number);
-        for _ in digits.len()..width {
-            self.lines.push(b'0');
-        }
-        self.lines.extend_from_slice(digits.as_bytes());
     }
 
     /// Everything but visible ASCII is escaped, byte by byte: control characters could end the
     /// line or steer a terminal, and other text may be in any encoding.
-    fn escaped(&mut self, byte: u8) {
-        match (byte, self.format) {
-            (b'"' | b'\\', _) => self.lines.extend_from_slice(&[b'\\', byte]),
-            (b' '..=b'~', _) => self.lines.push(byte),
-            (_, LogFormat::Text) => self.format_args(format_args!("\\x{byte:02x}")),
-            (_, LogFormat::Json) => self.format_args(format_args!("\\u{byte:04x}")),
+    #[cold]
+    fn escaped(&mut self, value: &[u8]) {
+        self.raw(b"\"");
+        for &byte in value {
+            match byte {
+                b'"' | b'\\' => self.raw(&[b'\\', byte]),
+                b' '..=b'~' => self.raw(&[byte]),
+                _ if F::JSON => self.format_args(format_args!("\\u{byte:04x}")),
+                _ => self.format_args(format_args!("\\x{byte:02x}")),
+            }
         }
+        self.raw(b"\"");
+    }
+
+    fn address(&mut self, key: &Key, address: IpAddr) {
+        self.key(key);
+        self.quote();
+        match address {
+            IpAddr::V4(address) => {
+                let [a, b, c, d] = address.octets();
+                self.digits(a.into());
+                for octet in [b, c, d] {
+                    self.raw(b".");
+                    self.digits(octet.into());
+                }
+            }
+            IpAddr::V6(address) => self.format_args(format_args!("{address}")),
+        }
+        self.quote();
+    }
+
+    /// RFC 3339, UTC, with milliseconds.
+    fn time(&mut self, key: &Key, date: &[u8], time: Timestamp) {
+        self.key(key);
+        self.quote();
+        self.raw(date);
+        let millis = time.as_millis() % 1000;
+        if millis < 100 {
+            self.raw(if millis < 10 { b"00" } else { b"0" });
+        }
+        self.digits(millis);
+        self.raw(b"Z");
+        self.quote();
     }
 
     fn format_args(&mut self, text: std::fmt::Arguments<'_>) {
-        self.lines
+        self.bytes
             .write_fmt(text)
             .expect("writing to a vector does not fail");
     }
+}
+
+/// Visible ASCII that means nothing in either form: all but `"`, `=` and `\`.
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b'!' | b'#'..=b'<' | b'>'..=b'[' | b']'..=b'~')
 }
 
 /// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar.

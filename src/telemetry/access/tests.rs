@@ -31,9 +31,9 @@ fn record() -> AccessRecord {
 }
 
 fn line(record: &AccessRecord, format: LogFormat) -> String {
-    let mut line = Vec::new();
-    line::write(record, format, &mut line);
-    String::from_utf8(line).unwrap()
+    let mut lines = Lines::new(format, 0);
+    lines.push(record);
+    String::from_utf8(lines.bytes).unwrap()
 }
 
 #[test]
@@ -54,14 +54,36 @@ fn strangers_cannot_forge_lines_or_keys() {
     let mut record = record();
     record.host = Some(HeaderValue::from_bytes(b"a\" status=200 \\ caf\xe9\tx").unwrap());
     record.target = Some(PathAndQuery::try_from("/a=b").unwrap());
-    record.error = Some("");
+    record.route = Some(Arc::from(""));
     let text = line(&record, LogFormat::Text);
     assert_eq!(text.lines().count(), 1);
-    assert_snapshot!(text, @r#"time=2026-11-22T00:00:00.042Z id=0123456789abcdef-00000001 client=192.0.2.1 method=POST host="a\" status=200 \\ caf\xe9\x09x" path="/a=b" route=/ status=303 bytes_in=12 bytes_out=0 total_us=1500 store_us=300 upstream_us=900 cookie=none record=not_asked wrote=created claimed=0 shown=0 returned=0 error="""#);
+    assert_snapshot!(text, @r#"time=2026-11-22T00:00:00.042Z id=0123456789abcdef-00000001 client=192.0.2.1 method=POST host="a\" status=200 \\ caf\xe9\x09x" path="/a=b" route="" status=303 bytes_in=12 bytes_out=0 total_us=1500 store_us=300 upstream_us=900 cookie=none record=not_asked wrote=created claimed=0 shown=0 returned=0"#);
     let json = line(&record, LogFormat::Json);
     let object: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(object["host"], "a\" status=200 \\ caf\u{e9}\tx");
     assert_eq!(json.lines().count(), 1);
+}
+
+#[test]
+fn each_line_has_the_time_of_its_own() {
+    let mut lines = Lines::new(LogFormat::Text, 0);
+    let mut record = record();
+    for millis in [1_795_305_600_042, 1_795_305_600_999, 1_795_305_601_000, 7, 0] {
+        record.time = Timestamp::from_millis(millis);
+        lines.push(&record);
+    }
+    let text = String::from_utf8(lines.bytes).unwrap();
+    let times: Vec<&str> = text.lines().map(|line| &line[5..29]).collect();
+    assert_eq!(
+        times,
+        [
+            "2026-11-22T00:00:00.042Z",
+            "2026-11-22T00:00:00.999Z",
+            "2026-11-22T00:00:01.000Z",
+            "1970-01-01T00:00:00.007Z",
+            "1970-01-01T00:00:00.000Z",
+        ]
+    );
 }
 
 /// Sends each write call on.
