@@ -113,7 +113,8 @@ impl fmt::Display for RequestId {
 /// 8 or more hexadecimal digits. Unique, and no secret: who knows one can guess the next.
 #[derive(Debug)]
 pub struct RequestIds {
-    prefix: u64,
+    /// The digits, and the hyphen.
+    prefix: String,
     next: AtomicU64,
 }
 
@@ -125,7 +126,7 @@ impl RequestIds {
     /// When the operating system has no randomness.
     pub fn new() -> Result<Self, getrandom::Error> {
         Ok(Self {
-            prefix: getrandom::u64()?,
+            prefix: format!("{:016x}-", getrandom::u64()?),
             next: AtomicU64::new(0),
         })
     }
@@ -134,9 +135,8 @@ impl RequestIds {
     pub fn make(&self) -> RequestId {
         let count = self.next.fetch_add(1, Ordering::Relaxed);
         let mut text = Vec::with_capacity(LONGEST_MADE_ID);
-        push_hex(&mut text, self.prefix, 16);
-        text.push(b'-');
-        push_hex(&mut text, count, 8);
+        text.extend_from_slice(self.prefix.as_bytes());
+        push_hex(&mut text, count);
         // Hexadecimal digits and a hyphen are always a header value.
         let value = HeaderValue::from_maybe_shared(Bytes::from(text));
         RequestId(value.unwrap_or(HeaderValue::from_static("-")))
@@ -146,16 +146,28 @@ impl RequestIds {
 /// Bytes of the longest id that is made: both numbers in full.
 const LONGEST_MADE_ID: usize = 33;
 
-/// Writes a number in lower-case hexadecimal digits, with zeros before it up to `width`. By hand,
-/// since fmt takes ten times as long, for every exchange.
-fn push_hex(text: &mut Vec<u8>, number: u64, width: u32) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let needed = (u64::BITS - number.leading_zeros()).div_ceil(4);
-    for position in (0..needed.max(width)).rev() {
-        let nibble = number >> (4 * position) & 15;
-        let digit = usize::try_from(nibble).ok().and_then(|n| DIGITS.get(n));
-        text.extend(digit);
-    }
+/// Writes a number in lower-case hexadecimal digits, with zeros before it up to 8. By hand, since
+/// fmt takes ten times as long, for every exchange.
+fn push_hex(text: &mut Vec<u8>, number: u64) {
+    let digits = number.to_be_bytes().map(|byte| {
+        let digit = |nibble: u8| {
+            if nibble < 10 {
+                b'0' + nibble
+            } else {
+                b'a' - 10 + nibble
+            }
+        };
+        [digit(byte >> 4), digit(byte & 15)]
+    });
+    let [high @ .., a, b, c, d] = digits;
+    let high = high.as_flattened();
+    let first = high.iter().position(|&digit| digit != b'0');
+    text.extend_from_slice(
+        first
+            .and_then(|first| high.get(first..))
+            .unwrap_or_default(),
+    );
+    text.extend_from_slice([a, b, c, d].as_flattened());
 }
 
 #[cfg(test)]
@@ -166,7 +178,7 @@ mod tests {
     fn hexadecimal_digits_are_those_of_fmt() {
         for number in [0, 1, 0xabc, 0xffff_ffff, 0x1_0000_0000, u64::MAX] {
             let mut text = Vec::new();
-            push_hex(&mut text, number, 8);
+            push_hex(&mut text, number);
             assert_eq!(text, format!("{number:08x}").into_bytes());
         }
     }

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http::header::{COOKIE, HeaderValue};
+use http::header::{COOKIE, Entry, HeaderValue};
 use memchr::memchr;
 
 use super::signed::{Check, Invalid};
@@ -44,29 +44,39 @@ pub fn read(headers: &HeaderMap, policy: &CookiePolicy, now: Timestamp) -> Prese
 /// goes takes one separator with it. A line of nothing else goes as a whole, and a line without the
 /// name is not touched.
 pub fn strip(headers: &mut HeaderMap, name: &str) {
-    let mut some_line_goes = false;
-    for (header, line) in headers.iter_mut() {
-        if header != COOKIE || !holds(line, name) {
+    let Entry::Occupied(mut lines) = headers.entry(COOKIE) else {
+        return;
+    };
+    let mut gone = Vec::new();
+    let mut all = 0_usize;
+    for (position, line) in lines.iter_mut().enumerate() {
+        all += 1;
+        let Some(rest) = without(line.as_bytes(), name) else {
             continue;
-        }
-        let rest = HeaderValue::from_maybe_shared(without(line.as_bytes(), name));
-        if let Ok(mut rest) = rest
+        };
+        // What is left of a header value is one, too.
+        if let Ok(mut rest) = HeaderValue::from_maybe_shared(rest)
             && !rest.is_empty()
         {
             rest.set_sensitive(line.is_sensitive());
             *line = rest;
         } else {
-            some_line_goes = true;
+            gone.push(position);
         }
     }
-    if some_line_goes {
-        // A map gives up only all lines of a name. Those that must go still hold ours.
-        let lines = headers.get_all(COOKIE).iter();
-        let kept: Vec<HeaderValue> = lines.filter(|line| !holds(line, name)).cloned().collect();
-        headers.remove(COOKIE);
-        for line in kept {
-            headers.append(COOKIE, line);
-        }
+    if gone.is_empty() {
+        return;
+    }
+    if gone.len() == all {
+        lines.remove();
+        return;
+    }
+    // A map gives up only all lines of a name.
+    let (header, lines) = lines.remove_entry_mult();
+    let stays = |(position, line)| (!gone.contains(&position)).then_some(line);
+    let kept: Vec<HeaderValue> = lines.enumerate().filter_map(stays).collect();
+    for line in kept {
+        headers.append(&header, line);
     }
 }
 
@@ -128,13 +138,12 @@ fn value_of<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
     trim_start(value).strip_prefix(b"=").map(trim)
 }
 
-fn holds(line: &HeaderValue, name: &str) -> bool {
-    pairs(line.as_bytes()).any(|pair| value_of(pair, name).is_some())
-}
-
-/// The line without the pairs of this name.
-fn without(line: &[u8], name: &str) -> Bytes {
-    let mut rest = Vec::with_capacity(line.len());
+/// The line without the pairs of this name; `None` when it has none.
+fn without(line: &[u8], name: &str) -> Option<Bytes> {
+    if !pairs(line).any(|pair| value_of(pair, name).is_some()) {
+        return None;
+    }
+    let mut rest = Vec::new();
     let mut kept = 0_usize;
     for (position, pair) in pairs(line).enumerate() {
         if value_of(pair, name).is_some() {
@@ -151,7 +160,7 @@ fn without(line: &[u8], name: &str) -> Bytes {
         }
         kept += 1;
     }
-    Bytes::from(rest)
+    Some(Bytes::from(rest))
 }
 
 /// Space as HTTP has it (RFC 9110 section 5.6.3): SP and HTAB. Trimming more would let other names

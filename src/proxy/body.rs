@@ -95,6 +95,8 @@ pub struct UpstreamBody {
     bytes: u64,
     lease: Option<Lease>,
     on_end: Option<OnEnd>,
+    /// Why it broke off, until the client's connection is told.
+    broken: Option<hyper::Error>,
 }
 
 impl UpstreamBody {
@@ -108,6 +110,7 @@ impl UpstreamBody {
             bytes: 0,
             lease: Some(lease),
             on_end: Some(on_end),
+            broken: None,
         }
     }
 
@@ -115,6 +118,10 @@ impl UpstreamBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(error) = self.broken.take() {
+            self.finish(BodyEnd::UpstreamBroke);
+            return Poll::Ready(Some(Err(error)));
+        }
         let incoming = Pin::new(&mut self.incoming);
         let polled = match &mut self.lease {
             Some(lease) => lease.poll(cx, |cx| incoming.poll_frame(cx)),
@@ -123,8 +130,11 @@ impl UpstreamBody {
         let frame = match ready!(polled) {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
-                self.finish(BodyEnd::UpstreamBroke);
-                return Poll::Ready(Some(Err(error)));
+                // hyper throws away what it has not written yet when it learns of this. One turn
+                // later, the head and what came of the body are on their way.
+                self.broken = Some(error);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             None => {
                 self.finish(BodyEnd::Complete);
@@ -161,12 +171,14 @@ impl UpstreamBody {
 impl Drop for UpstreamBody {
     fn drop(&mut self) {
         // A body without bytes (HEAD, 204, 304) is dropped without having been asked once.
-        let complete = self.incoming.is_end_stream();
-        self.finish(if complete {
+        let end = if self.broken.is_some() {
+            BodyEnd::UpstreamBroke
+        } else if self.incoming.is_end_stream() {
             BodyEnd::Complete
         } else {
             BodyEnd::ClientLeft
-        });
+        };
+        self.finish(end);
     }
 }
 

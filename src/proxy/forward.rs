@@ -12,6 +12,7 @@
 
 mod client;
 mod hop;
+mod survey;
 mod target;
 
 pub use client::{Client, Scheme};
@@ -23,6 +24,8 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, request, response};
 use http_body::Body;
+
+use survey::{Claims, Mark, Survey};
 
 use crate::config::Forwarding;
 use crate::proxy::Peer;
@@ -173,10 +176,24 @@ impl Forwarder {
         peer: &Peer,
     ) -> Result<Inbound, RequestError> {
         target::rewrite(head)?;
-        check_transfer_encoding(&head.headers)?;
-        take_expectation(&mut head.headers)?;
-
-        let connection = hop::Connection::of(&head.headers);
+        let client = self.rules.client(&head.headers, peer);
+        let claims = if client.trusted {
+            Claims::Believed
+        } else {
+            Claims::Refused
+        };
+        let survey = Survey::of(&head.headers, claims);
+        if survey.has(Mark::TransferEncoding) {
+            check_transfer_encoding(&head.headers)?;
+        }
+        if survey.has(Mark::Expect) {
+            take_expectation(&mut head.headers)?;
+        }
+        let connection = if survey.has(Mark::Connection) {
+            hop::Connection::of(&head.headers)
+        } else {
+            hop::Connection::default()
+        };
         let upgrade = framing == Framing::Empty
             && head.method == Method::GET
             && head.version == Version::HTTP_11
@@ -186,17 +203,15 @@ impl Forwarder {
             Framing::Chunked => self.trailers(&head.headers),
             Framing::Empty | Framing::Length(_) => Vec::new(),
         };
-        let wants_trailers = hop::wants_trailers(&head.headers);
-        let client = self.rules.client(&head.headers, peer);
+        let wants_trailers = survey.has(Mark::Te) && hop::wants_trailers(&head.headers);
 
-        let mut doomed = connection.nominated;
-        hop::collect(&head.headers, &mut doomed);
-        client::collect(&head.headers, client.trusted, &mut doomed);
-        for name in doomed {
+        for name in connection.nominated.iter().chain(&survey.doomed) {
             head.headers.remove(name);
         }
 
-        write_framing(&mut head.headers, framing);
+        if framing != Framing::Empty || survey.has(Mark::ContentLength) {
+            write_framing(&mut head.headers, framing);
+        }
         write_trailers(&mut head.headers, &trailers);
         if wants_trailers {
             head.headers.insert(TE, hop::TRAILERS);
@@ -229,7 +244,12 @@ impl Forwarder {
         method: &Method,
         upgrade: bool,
     ) -> Result<Outbound, ResponseError> {
-        let connection = hop::Connection::of(&head.headers);
+        let survey = Survey::of(&head.headers, Claims::Pass);
+        let connection = if survey.has(Mark::Connection) {
+            hop::Connection::of(&head.headers)
+        } else {
+            hop::Connection::default()
+        };
         let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
         if switches && !(upgrade && connection.upgrade && hop::is_websocket(&head.headers)) {
             return Err(ResponseError::UnaskedUpgrade);
@@ -238,16 +258,17 @@ impl Forwarder {
             && method != Method::HEAD
             && head.status != StatusCode::NO_CONTENT
             && head.status != StatusCode::NOT_MODIFIED;
-        check_response_framing(&head.headers, has_body)?;
-        let trailers = if has_body && head.headers.contains_key(TRANSFER_ENCODING) {
+        let is_framed = survey.has(Mark::ContentLength) || survey.has(Mark::TransferEncoding);
+        if is_framed {
+            check_response_framing(&head.headers, has_body)?;
+        }
+        let trailers = if has_body && survey.has(Mark::TransferEncoding) {
             self.trailers(&head.headers)
         } else {
             Vec::new()
         };
 
-        let mut doomed = connection.nominated;
-        hop::collect(&head.headers, &mut doomed);
-        for name in doomed {
+        for name in connection.nominated.iter().chain(&survey.doomed) {
             head.headers.remove(name);
         }
         write_trailers(&mut head.headers, &trailers);

@@ -54,11 +54,21 @@ struct RouteState {
 /// What the answer needs to know of the request, which has gone upstream by then.
 struct Asked {
     method: http::Method,
-    host: String,
-    path: String,
+    host: Option<HeaderValue>,
+    uri: http::Uri,
     upgrade: bool,
     downstream: Option<OnUpgrade>,
     secure: bool,
+}
+
+impl Asked {
+    fn host(&self) -> &str {
+        host_of(self.host.as_ref())
+    }
+
+    fn path(&self) -> &str {
+        self.uri.path()
+    }
 }
 
 impl Handler for Proxy {
@@ -201,8 +211,8 @@ impl Proxy {
         line.record.route = Some(Arc::clone(&route.name));
         let asked = Asked {
             method: head.method.clone(),
-            host: host_of(&inbound).to_owned(),
-            path: head.uri.path().to_owned(),
+            host: inbound.client.host.clone(),
+            uri: head.uri.clone(),
             upgrade: inbound.upgrade,
             downstream,
             secure: inbound.client.scheme == Scheme::Https,
@@ -236,7 +246,7 @@ impl Proxy {
 
     /// Chooses the route: the first that fits, since they stand most specific first.
     fn route(&self, inbound: &Inbound, head: &Parts) -> Result<&RouteState, ProxyError> {
-        let host = host_of(inbound);
+        let host = host_of(inbound.client.host.as_ref());
         let path = resolved(head.uri.path());
         self.routes
             .iter()
@@ -351,12 +361,8 @@ fn set_alone(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
 }
 
 /// The host that was asked for, without its port; empty where HTTP/1.0 named none.
-fn host_of(inbound: &Inbound) -> &str {
-    inbound
-        .client
-        .host
-        .as_ref()
-        .map(super::forward::host_name)
+fn host_of(host: Option<&HeaderValue>) -> &str {
+    host.map(super::forward::host_name)
         .and_then(|host| std::str::from_utf8(host).ok())
         .unwrap_or_default()
 }

@@ -277,9 +277,7 @@ impl Pool {
 
     /// Opens a connection. Boxed, because this is rare, and would make the future of every request
     /// larger by kilobytes that are moved around.
-    fn connect(
-        &self,
-    ) -> Pin<Box<dyn Future<Output = Result<Link, UpstreamError>> + Send + '_>> {
+    fn connect(&self) -> Pin<Box<dyn Future<Output = Result<Link, UpstreamError>> + Send + '_>> {
         Box::pin(self.open())
     }
 

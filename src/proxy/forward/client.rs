@@ -106,14 +106,18 @@ impl Rules {
     /// what anybody else said has been removed before.
     pub(super) fn write(&self, headers: &mut HeaderMap, client: &Client, peer: &Peer) {
         if self.x_forwarded {
-            let chain = join(headers, &X_FORWARDED_FOR, peer.address_text());
+            // Nobody else's are left.
+            let chain = if client.trusted {
+                join(headers, &X_FORWARDED_FOR, peer.address_text())
+            } else {
+                peer.address_text().clone()
+            };
             headers.insert(&X_FORWARDED_FOR, chain);
             let scheme = HeaderValue::from_static(client.scheme.as_str());
             headers.insert(&X_FORWARDED_PROTO, scheme);
+            let is_said = |host: &HeaderValue| is_host(host.as_bytes());
             if let Some(host) = &client.host
-                && !headers
-                    .get(&X_FORWARDED_HOST)
-                    .is_some_and(|host| is_host(host.as_bytes()))
+                && !(client.trusted && headers.get(&X_FORWARDED_HOST).is_some_and(is_said))
             {
                 headers.insert(&X_FORWARDED_HOST, host.clone());
             }
@@ -134,19 +138,6 @@ impl Scheme {
             Self::Https => "https",
         }
     }
-}
-
-/// Adds the fields by which clients could pretend to be someone else or somewhere else. A trusted
-/// neighbour may send them; but one that sets `X-Forwarded-For` may well have let a client's
-/// `X_Forwarded_For` through, so other spellings go in any case.
-pub(super) fn collect(headers: &HeaderMap, trusted: bool, doomed: &mut Vec<HeaderName>) {
-    let believed = |name: &HeaderName| trusted && is_forwarding(name.as_str());
-    doomed.extend(
-        headers
-            .keys()
-            .filter(|name| hop::folded(name, is_forwarding) && !believed(name))
-            .cloned(),
-    );
 }
 
 /// Fields that frameworks believe about the client, the scheme, the host or the path.

@@ -25,7 +25,7 @@ impl Connection {
             if option.eq_ignore_ascii_case(b"upgrade") {
                 connection.upgrade = true;
             } else if is_plain_option(option) {
-                // By far the most frequent ones, and `collect` removes what they could name.
+                // By far the most frequent ones, and what they could name goes anyway.
             } else if let Ok(name) = HeaderName::from_bytes(option)
                 && !is_protected(name.as_str())
             {
@@ -52,28 +52,7 @@ fn is_protected(name: &str) -> bool {
     ) || super::client::is_forwarding(name)
 }
 
-/// Adds the fields of `headers` that end at this hop to `doomed`.
-pub(super) fn collect(headers: &HeaderMap, doomed: &mut Vec<HeaderName>) {
-    doomed.extend(
-        headers
-            .keys()
-            .filter(|name| folded(name, is_hop_by_hop))
-            .cloned(),
-    );
-}
-
-/// Whether `test` holds for the name as it is, or as CGI, WSGI and their kin fold it (every
-/// character that is no letter and no digit becomes `-`): `x_forwarded_for` is a spoof.
-pub(super) fn folded(name: &HeaderName, test: fn(&str) -> bool) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    if name.as_str().bytes().all(plain) {
-        return test(name.as_str());
-    }
-    let fold = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
-    test(&name.as_str().chars().map(fold).collect::<String>())
-}
-
-fn is_hop_by_hop(name: &str) -> bool {
+pub(super) fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
         // RFC 9110 section 7.6.1; `Proxy-Connection` was never standard, and is named there.

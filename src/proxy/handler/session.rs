@@ -135,9 +135,9 @@ impl Proxy {
         let visit = Visit::of(&parts.method, &parts.headers);
         let path = match policy.notifications.bind {
             Bind::None => None,
-            Bind::Redirect => page_path(&asked.host, &asked.path),
+            Bind::Redirect => page_path(asked.host(), asked.path()),
         };
-        let path = path.as_deref().unwrap_or(&asked.path);
+        let path = path.as_deref().unwrap_or(asked.path());
         let token = getrandom::u64().map_err(|error| StoreError::Refused(error.into()))?;
         // Before the first write: if this exchange ends in the middle of it, somebody still knows.
         session.claim = Some(ClaimGuard::new(
@@ -190,7 +190,13 @@ impl Proxy {
             None
         } else {
             let bind = policy.notifications.bind;
-            redirect_target(bind, &asked.host, &asked.path, parts.status, &parts.headers)
+            redirect_target(
+                bind,
+                asked.host(),
+                asked.path(),
+                parts.status,
+                &parts.headers,
+            )
         };
         let carried = u32::try_from(session.carried.entries.len()).unwrap_or(u32::MAX);
         let claims = session.carried.claim.is_some();
@@ -275,13 +281,9 @@ impl Proxy {
     ) {
         let rules = &self.config.cookie;
         let cookie = match (committed.cookie, &committed.id) {
-            (CookieChange::Issue { persist }, Some(id)) => Some(cookie::issue(
-                rules,
-                id,
-                persist,
-                asked.secure,
-                now,
-            )),
+            (CookieChange::Issue { persist }, Some(id)) => {
+                Some(cookie::issue(rules, id, persist, asked.secure, now))
+            }
             (CookieChange::Expire, _) => Some(cookie::expire(rules, asked.secure)),
             (CookieChange::Keep | CookieChange::Issue { .. }, _) => None,
         };

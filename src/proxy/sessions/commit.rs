@@ -408,7 +408,11 @@ mod tests {
     }
 
     async fn renew(sessions: &Sessions, policy: &Arc<RoutePolicy>, user: &str) -> Attempt {
-        let held = sessions.load(&OLD, policy, clock::now()).await.unwrap().unwrap();
+        let held = sessions
+            .load(&OLD, policy, clock::now())
+            .await
+            .unwrap()
+            .unwrap();
         let open = Open {
             presence: Presence::Found(Box::new(held)),
             carried: Carried::default(),
@@ -433,7 +437,11 @@ mod tests {
         for _ in 0..2 {
             let attempt = renew(&sessions, &policy, "alice").await;
             assert!(matches!(attempt, Attempt::Done(WriteOutcome::Renewed, Some(id)) if id == NEW));
-            let found = sessions.load(&NEW, &policy, clock::now()).await.unwrap().unwrap();
+            let found = sessions
+                .load(&NEW, &policy, clock::now())
+                .await
+                .unwrap()
+                .unwrap();
             assert_eq!(found.session.values, session("alice").values);
         }
     }
@@ -451,7 +459,11 @@ mod tests {
             .await
             .unwrap();
         renew(&sessions, &policy, "bob").await;
-        let found = sessions.load(&NEW, &policy, clock::now()).await.unwrap().unwrap();
+        let found = sessions
+            .load(&NEW, &policy, clock::now())
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(found.session.values, session("bob").values);
     }
 }

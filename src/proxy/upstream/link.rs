@@ -132,9 +132,8 @@ impl Driver {
     /// Does what can be done now.
     fn run(&mut self) {
         if let Some(running) = &mut self.running
-            && let Poll::Ready(outcome) = running
-                .as_mut()
-                .poll(&mut Context::from_waker(&self.waker))
+            && let Poll::Ready(outcome) =
+                running.as_mut().poll(&mut Context::from_waker(&self.waker))
         {
             ended(outcome);
             // hyper gives back a request that it has not begun to send when this half is dropped.
