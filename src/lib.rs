@@ -10,24 +10,24 @@
 //!  1. accept within limits, read the request head: [`server`]
 //!  2. route: host and path choose the upstream and the session's policy: [`config`]
 //!  3. cookie: verify signature and age, cut it out of what goes upstream: [`cookie`]
-//!  4. load the record, one round trip at most: [`store`], [`mod@format`]
+//!  4. load the session, one round trip at most: [`archive`], [`mod@format`], [`store`]
 //!  5. notifications: claim what this exchange may show: [`exchange`]
 //!  6. request headers: remove everything a client sent in our namespace, set ours: [`contract`]
 //!  7. forward, streaming both ways: [`proxy`]
 //!  8. signals: read from the response head, checked as a whole, removed: [`contract`]
 //!  9. plan: what to store and which cookie to set: [`exchange`]
-//! 10. persist, before the first byte of the response goes out: [`proxy`], [`store`]
+//! 10. persist, before the first byte of the response goes out: [`proxy`], [`archive`]
 //! 11. answer: cookie, cache guard, body: [`proxy`]
 //!
 //! # The map
 //!
 //! Pure modules decide; they take `now` as an argument and know no sockets: [`clock`] (its type),
 //! [`session`], [`mod@format`], [`cookie`], [`contract`], [`exchange`]. Modules with I/O carry out:
-//! [`store`], [`proxy`], [`server`], [`telemetry`], [`cli`]. [`config`] turns `pycket.toml` into
+//! [`store`], [`archive`], [`proxy`], [`server`], [`telemetry`], [`cli`]. [`config`] turns `pycket.toml` into
 //! the plain values that all of them take.
 //!
 //! Imports go one way: `cli → server → proxy → {exchange → {contract, cookie} → session,
-//! format → session, store}`; `config` stands beside them and names their types, never the other
+//! archive → {format → session, store}}`; `config` stands beside them and names their types, never the other
 //! way round for pure modules. `tests/suite/architecture.rs` holds this.
 //!
 //! # Words
@@ -37,6 +37,7 @@
 //! bytes of a session in the store, a *signal* a response header by which the application asks for
 //! a change, a *patch* what one exchange changes, per name.
 
+pub mod archive;
 pub mod cli;
 pub mod clock;
 pub mod config;

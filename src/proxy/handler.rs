@@ -22,10 +22,11 @@ use super::sessions::Sessions;
 use super::tasks::Tasks;
 use super::upstream::{Lease, Pool};
 use super::{Body, Handler, Peer, Worker, tunnel};
+use crate::archive::Archive;
 use crate::config::{Config, RoutePolicy};
 use crate::contract::{self, request, response};
 use crate::cookie;
-use crate::store::{BoxError, MemoryStore, Store};
+use crate::store::{BoxError, MemoryStore};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::{RequestId, RequestIds};
 
@@ -162,13 +163,8 @@ impl Proxy {
         memory: MemoryStore,
         worker: Worker,
     ) -> Result<Self, BoxError> {
-        let store = Store::connect(&config.storage, &memory).await?;
-        let sessions = Sessions::new(
-            store,
-            config.storage.key_prefix.clone(),
-            config.names.clone(),
-            worker.tasks.clone(),
-        );
+        let archive = Archive::open(&config.storage, &memory).await?;
+        let sessions = Sessions::new(archive, config.names.clone(), worker.tasks.clone());
         if worker.index == 0 {
             tokio::spawn(purge(memory));
         }

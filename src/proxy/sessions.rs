@@ -11,22 +11,21 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::tasks::Tasks;
+use crate::archive::{Archive, Found, Kept, Replaced};
 use crate::clock::{self, Timestamp};
 use crate::config::RoutePolicy;
 use crate::contract::Names;
 use crate::contract::response::Signals;
 use crate::exchange::{Carried, CookieChange, Refusal, Visit};
-use crate::format::{self, Stored};
 use crate::session::{Claim, Session, SessionId};
-use crate::store::{Key, Replaced, Store, StoreError, Version};
+use crate::store::StoreError;
 use crate::telemetry::access::WriteOutcome;
 use crate::telemetry::chain;
 
 /// The sessions of one worker.
 #[derive(Debug)]
 pub struct Sessions {
-    store: Store,
-    key_prefix: String,
+    archive: Archive,
     names: Names,
     tasks: Tasks,
 }
@@ -34,12 +33,16 @@ pub struct Sessions {
 /// A session with what is needed to write it back.
 #[derive(Clone, Debug)]
 pub struct Held {
-    /// The id of its record.
+    /// The id that it is kept under.
     pub id: SessionId,
-    /// As it was loaded or last written.
-    pub session: Session,
-    key: Key,
-    version: Version,
+    kept: Kept,
+}
+
+impl Held {
+    /// The session, as it was loaded or last written.
+    pub fn session(&self) -> &Session {
+        &self.kept.session
+    }
 }
 
 /// What is known of the session of an exchange that is under way.
@@ -120,12 +123,10 @@ impl Presence {
 }
 
 impl Sessions {
-    /// The sessions in `store`, whose keys begin with `key_prefix`.
-    /// Writes that outlive their exchange count among `tasks`.
-    pub fn new(store: Store, key_prefix: String, names: Names, tasks: Tasks) -> Self {
+    /// The sessions in `archive`. Writes that outlive their exchange count among `tasks`.
+    pub fn new(archive: Archive, names: Names, tasks: Tasks) -> Self {
         Self {
-            store,
-            key_prefix,
+            archive,
             names,
             tasks,
         }
@@ -134,11 +135,6 @@ impl Sessions {
     /// What has to end before the worker may stop.
     pub fn tasks(&self) -> &Tasks {
         &self.tasks
-    }
-
-    /// The store itself.
-    pub fn store(&self) -> &Store {
-        &self.store
     }
 
     /// Loads the session of `id`: one round trip, or two where it has just moved. `None` when it
@@ -161,29 +157,14 @@ impl Sessions {
         let mut id = id.clone();
         // A session that is renewed twice within the grace leads on to a third id.
         for _ in 0..4 {
-            let key = self.key(&id);
-            let Some(record) = self.store.load(&key).await? else {
-                return Ok(None);
-            };
             let limit = policy.session.limits.max_record_bytes;
-            match format::native::decode(key.as_bytes(), &record.bytes, limit) {
-                Ok(Stored::Session(session)) => {
-                    let over = policy.session.lifetimes.is_over(&session, now);
-                    let version = record.version;
-                    return Ok((!over).then_some(Held {
-                        id,
-                        session,
-                        key,
-                        version,
-                    }));
+            match self.archive.load(&id, limit, now).await? {
+                Found::Session(kept) => {
+                    let over = policy.session.lifetimes.is_over(&kept.session, now);
+                    return Ok((!over).then_some(Held { id, kept }));
                 }
-                Ok(Stored::Moved(to)) => id = to,
-                Err(error) => {
-                    if error.indicts_connection() {
-                        self.store.distrust();
-                    }
-                    return Err(StoreError::Corrupt(Box::new(error)));
-                }
+                Found::Moved(to) => id = to,
+                Found::Missing => return Ok(None),
             }
         }
         Ok(None)
@@ -212,22 +193,21 @@ impl Sessions {
         let mut tries = 0;
         loop {
             let now = clock::now();
-            let waiting = &held.session.notifications;
+            let waiting = &held.session().notifications;
             let rule = &policy.notifications;
             let carried = Carried::due(waiting, rule, &policy.contract, visit, path, token, now);
             if carried.claim.is_none() {
                 return Ok(Some((held, carried)));
             }
-            let mut session = held.session.clone();
+            let mut session = held.session().clone();
             let until = now.after(rule.claim_timeout);
             session
                 .notifications
                 .claim(&carried.entries, Claim { token, until });
             session.refreshed = now;
             match self.replace(&held, &session, policy, now).await {
-                Ok(Replaced::Stored(version)) => {
-                    held.session = session;
-                    held.version = version;
+                Ok(Replaced::Stored(kept)) => {
+                    held.kept = *kept;
                     return Ok(Some((held, carried)));
                 }
                 Ok(Replaced::Gone) => return Ok(None),
@@ -246,7 +226,7 @@ impl Sessions {
                 None => return Ok(None),
                 Some(newer) => held = newer,
             }
-            let ours = held.session.notifications.held_by(token);
+            let ours = held.session().notifications.held_by(token);
             if !ours.is_empty() {
                 let claim = Some(token);
                 let entries = ours;
@@ -286,18 +266,12 @@ impl Sessions {
     ) -> Result<Replaced, StoreError> {
         let ttl = policy.session.lifetimes.time_to_live(session, now);
         if ttl.is_zero() {
-            self.store.delete(&held.key).await?;
+            self.archive.delete(&held.id).await?;
             return Ok(Replaced::Gone);
         }
-        let record = format::native::encode(held.key.as_bytes(), session);
-        self.store
-            .replace(&held.key, &held.version, record, ttl)
+        self.archive
+            .replace(&held.id, &held.kept, session, ttl)
             .await
-    }
-
-    fn key(&self, id: &SessionId) -> Key {
-        Key::new(&self.key_prefix, &id.text())
-            .expect("the configuration checks that prefix and id make a valid key")
     }
 }
 

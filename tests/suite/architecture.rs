@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A module, and the modules of the crate that it may use beside itself.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("clock", &[]),
     ("session", &["clock"]),
     ("format", &["clock", "session"]),
@@ -16,6 +16,10 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ),
     ("store", &["clock", "config"]),
     (
+        "archive",
+        &["clock", "session", "format", "store", "config"],
+    ),
+    (
         "config",
         &["clock", "session", "cookie", "contract", "exchange"],
     ),
@@ -25,10 +29,10 @@ const ARROWS: [(&str, &[&str]); 12] = [
         &[
             "clock",
             "session",
-            "format",
             "cookie",
             "contract",
             "exchange",
+            "archive",
             "store",
             "config",
             "telemetry",

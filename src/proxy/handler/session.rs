@@ -19,7 +19,7 @@ use crate::proxy::cache_guard;
 use crate::proxy::claim::ClaimGuard;
 use crate::proxy::line::Line;
 use crate::proxy::rescue::ProxyError;
-use crate::proxy::sessions::{CommitError, Committed, Ending, Open, Presence};
+use crate::proxy::sessions::{CommitError, Committed, Ending, Held, Open, Presence};
 use crate::session::SessionId;
 use crate::store::StoreError;
 use crate::telemetry::access::{CookieOutcome, RecordOutcome, WriteOutcome};
@@ -88,14 +88,14 @@ impl Proxy {
         let held = session.presence.held();
         let notifications = held
             .filter(|_| !session.carried.is_empty())
-            .map(|held| held.session.notifications.text(&session.carried.entries));
+            .map(|held| held.session().notifications.text(&session.carried.entries));
         let view = View {
             state: match &session.presence {
                 Presence::Found(_) => State::Active,
                 Presence::Unavailable => State::Unavailable,
                 Presence::NotAsked | Presence::Missing | Presence::Gone => State::None,
             },
-            session: held.map(|held| &held.session),
+            session: held.map(Held::session),
             notifications: notifications.as_ref(),
         };
         match request::apply(&mut parts.headers, names, &policy.contract, &view) {
@@ -129,7 +129,7 @@ impl Proxy {
         let Some(held) = self.sessions.load(id, policy, now).await? else {
             return Ok(Presence::Missing);
         };
-        if held.session.notifications.is_empty() {
+        if held.session().notifications.is_empty() {
             return Ok(Presence::Found(Box::new(held)));
         }
         let visit = Visit::of(&parts.method, &parts.headers);
@@ -253,12 +253,12 @@ impl Proxy {
         ) else {
             return;
         };
-        let text = held.session.notifications.text(&session.carried.entries);
+        let text = held.session().notifications.text(&session.carried.entries);
         let waiting = (!session.carried.is_empty()).then_some(text);
         let bytes = injected_size(
             &self.config.names,
             &session.policy.contract,
-            &held.session,
+            held.session(),
             waiting.as_deref(),
         );
         if bytes >= MUCH {

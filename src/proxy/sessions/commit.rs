@@ -5,12 +5,12 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{CommitError, Committed, Ending, Held, Open, Presence, Sessions, is_passing, pause};
+use crate::archive::{Created, Ended, Found, Replaced};
 use crate::clock::{self, Timestamp};
 use crate::config::RoutePolicy;
 use crate::exchange::{Answer, CookieChange, Loaded, Plan, Refusal, Rules, Situation, Write, plan};
-use crate::format;
 use crate::session::{Session, SessionId};
-use crate::store::{BoxError, Created, Replaced, StoreError};
+use crate::store::{BoxError, StoreError};
 use crate::telemetry::access::WriteOutcome;
 use crate::telemetry::chain;
 
@@ -101,7 +101,7 @@ impl Sessions {
             loaded: match &open.presence {
                 Presence::NotAsked => Loaded::NotAsked,
                 Presence::Missing => Loaded::Missing,
-                Presence::Found(held) => Loaded::Found(&held.session),
+                Presence::Found(held) => Loaded::Found(held.session()),
                 Presence::Gone => Loaded::Gone,
                 Presence::Unavailable => Loaded::Unavailable,
             },
@@ -217,7 +217,7 @@ impl Sessions {
     async fn abandon(&self, progress: &mut Progress) {
         if std::mem::take(&mut progress.renewed)
             && let Some(id) = progress.fresh.take()
-            && let Err(error) = self.store.delete(&self.key(&id)).await
+            && let Err(error) = self.archive.delete(&id).await
         {
             tracing::debug!(
                 error = chain(&error),
@@ -240,7 +240,7 @@ impl Sessions {
             (Write::Nothing | Write::Touch(_), _) => Ok(Attempt::Done(WriteOutcome::Nothing, None)),
             (Write::Drop, _) => Ok(Attempt::Done(WriteOutcome::Dropped, None)),
             (Write::Create(id, session), _) => self
-                .write_new(id, session, &open.policy)
+                .write_new(id, session, None, &open.policy)
                 .await
                 .map(|()| Attempt::Done(WriteOutcome::Created, Some(id.clone()))),
             (Write::Replace(session), Some(held)) => self.replace_held(held, session, open).await,
@@ -248,8 +248,8 @@ impl Sessions {
                 self.renew(held, id, session, open, progress).await
             }
             (Write::Destroy, Some(held)) => self
-                .store
-                .delete(&held.key)
+                .archive
+                .delete(&held.id)
                 .await
                 .map(|()| Attempt::Done(WriteOutcome::Destroyed, None)),
             (Write::Replace(_) | Write::Renew(..) | Write::Destroy, None) => Ok(Attempt::Gone),
@@ -274,14 +274,12 @@ impl Sessions {
             Ok(Replaced::Stale) => Ok(Attempt::Changed),
             Ok(Replaced::Gone) => Ok(Attempt::Gone),
             // It may have been written. The record says.
-            Err(StoreError::Ambiguous(source)) => {
-                let written = format::native::encode(held.key.as_bytes(), session);
-                match self.store.load(&held.key).await {
-                    Ok(Some(record)) if record.bytes == written => Ok(issued()),
-                    Ok(_) => Ok(Attempt::Changed),
-                    Err(_) => Err(StoreError::Ambiguous(source)),
-                }
-            }
+            Err(StoreError::Ambiguous(source)) => match self.archive.holds(&held.id, session).await
+            {
+                Ok(true) => Ok(issued()),
+                Ok(false) => Ok(Attempt::Changed),
+                Err(_) => Err(StoreError::Ambiguous(source)),
+            },
             Err(error) => Err(error),
         }
     }
@@ -299,28 +297,27 @@ impl Sessions {
             // The old id leads here already: an earlier try was done, and its reply lost.
             return Ok(Attempt::Done(WriteOutcome::Renewed, Some(id.clone())));
         }
-        self.write_new(id, session, &open.policy).await?;
+        self.write_new(id, session, Some(held), &open.policy)
+            .await?;
         progress.renewed = true;
         let grace = open.policy.session.renew_grace;
-        let ended = if grace.is_zero() {
-            self.store.remove(&held.key, &held.version).await
-        } else {
-            let pointer = format::native::encode_moved(held.key.as_bytes(), id);
-            self.store
-                .replace(&held.key, &held.version, pointer, grace)
-                .await
-        };
-        match ended {
-            Ok(Replaced::Stored(_)) => Ok(Attempt::Done(WriteOutcome::Renewed, Some(id.clone()))),
-            Ok(Replaced::Stale) => Ok(Attempt::Changed),
-            Ok(Replaced::Gone) => Ok(Attempt::Gone),
+        let successor = (!grace.is_zero()).then_some((id, grace));
+        match self.archive.end(&held.id, &held.kept, successor).await {
+            Ok(Ended::Done) => Ok(Attempt::Done(WriteOutcome::Renewed, Some(id.clone()))),
+            Ok(Ended::Stale) => Ok(Attempt::Changed),
+            Ok(Ended::Gone) => Ok(Attempt::Gone),
             // If the old record is not what it was, it was ended: only the id that this exchange
             // has drawn can have followed it.
-            Err(StoreError::Ambiguous(source)) => match self.store.load(&held.key).await {
-                Ok(None) => Ok(Attempt::Done(WriteOutcome::Renewed, Some(id.clone()))),
-                Ok(Some(_)) => Ok(Attempt::Changed),
-                Err(_) => Err(StoreError::Ambiguous(source)),
-            },
+            Err(StoreError::Ambiguous(source)) => {
+                let limit = open.policy.session.limits.max_record_bytes;
+                match self.archive.load(&held.id, limit, clock::now()).await {
+                    Ok(Found::Missing) => {
+                        Ok(Attempt::Done(WriteOutcome::Renewed, Some(id.clone())))
+                    }
+                    Ok(Found::Session(_) | Found::Moved(_)) => Ok(Attempt::Changed),
+                    Err(_) => Err(StoreError::Ambiguous(source)),
+                }
+            }
             Err(error) => Err(error),
         }
     }
@@ -331,26 +328,21 @@ impl Sessions {
         &self,
         id: &SessionId,
         session: &Session,
+        from: Option<&Held>,
         policy: &RoutePolicy,
     ) -> Result<(), StoreError> {
-        let key = self.key(id);
-        let record = format::native::encode(key.as_bytes(), session);
-        let ttl = policy
-            .session
-            .lifetimes
-            .time_to_live(session, session.refreshed);
-        match self.store.create(&key, record.clone(), ttl).await? {
-            Created::Stored(_) => return Ok(()),
+        let now = session.refreshed;
+        let ttl = policy.session.lifetimes.time_to_live(session, now);
+        let from = from.map(|held| &held.kept);
+        match self.archive.create(id, session, from, ttl).await? {
+            Created::Stored => return Ok(()),
             Created::Exists => {}
         }
-        let Some(earlier) = self.store.load(&key).await? else {
+        let limit = policy.session.limits.max_record_bytes;
+        let Found::Session(earlier) = self.archive.load(id, limit, now).await? else {
             return Err(StoreError::Unavailable(lost()));
         };
-        match self
-            .store
-            .replace(&key, &earlier.version, record, ttl)
-            .await?
-        {
+        match self.archive.replace(id, &earlier, session, ttl).await? {
             Replaced::Stored(_) => Ok(()),
             Replaced::Stale | Replaced::Gone => Err(StoreError::Unavailable(lost())),
         }
@@ -366,11 +358,12 @@ mod tests {
     use std::num::NonZeroUsize;
 
     use super::*;
+    use crate::archive::Archive;
     use crate::config::{self, Config, Flags, Sources};
     use crate::exchange::Carried;
     use crate::proxy::tasks::Tasks;
     use crate::session::Json;
-    use crate::store::{MemoryStore, Store};
+    use crate::store::MemoryStore;
 
     const OLD: SessionId = SessionId::from_bytes([1; 16]);
     const NEW: SessionId = SessionId::from_bytes([2; 16]);
@@ -393,10 +386,9 @@ mod tests {
     async fn sessions() -> (Sessions, Arc<RoutePolicy>) {
         let config = configuration();
         let memory = MemoryStore::for_storage(&config.storage);
-        let store = Store::connect(&config.storage, &memory).await.unwrap();
-        let prefix = config.storage.key_prefix.clone();
+        let archive = Archive::open(&config.storage, &memory).await.unwrap();
         let policy = config.routes[0].session.clone().unwrap();
-        let sessions = Sessions::new(store, prefix, config.names, Tasks::default());
+        let sessions = Sessions::new(archive, config.names, Tasks::default());
         (sessions, Arc::new(policy))
     }
 
@@ -431,7 +423,7 @@ mod tests {
     async fn a_renewal_that_was_done_and_not_heard_of_is_not_done_again() {
         let (sessions, policy) = sessions().await;
         sessions
-            .write_new(&OLD, &session("alice"), &policy)
+            .write_new(&OLD, &session("alice"), None, &policy)
             .await
             .unwrap();
         for _ in 0..2 {
@@ -442,7 +434,7 @@ mod tests {
                 .await
                 .unwrap()
                 .unwrap();
-            assert_eq!(found.session.values, session("alice").values);
+            assert_eq!(found.session().values, session("alice").values);
         }
     }
 
@@ -450,12 +442,12 @@ mod tests {
     async fn what_changed_after_an_unheard_creation_is_in_the_new_record() {
         let (sessions, policy) = sessions().await;
         sessions
-            .write_new(&OLD, &session("bob"), &policy)
+            .write_new(&OLD, &session("bob"), None, &policy)
             .await
             .unwrap();
         // An earlier try wrote this, before "bob" was stored; its reply was lost.
         sessions
-            .write_new(&NEW, &session("alice"), &policy)
+            .write_new(&NEW, &session("alice"), None, &policy)
             .await
             .unwrap();
         renew(&sessions, &policy, "bob").await;
@@ -464,6 +456,6 @@ mod tests {
             .await
             .unwrap()
             .unwrap();
-        assert_eq!(found.session.values, session("bob").values);
+        assert_eq!(found.session().values, session("bob").values);
     }
 }

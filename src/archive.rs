@@ -1,0 +1,202 @@
+//! Sessions in a store: where each of them is, and how it is written.
+//!
+//! A store knows keys and bytes, a format knows bytes and sessions; here the two come together. An
+//! [`Archive`] keeps whole sessions under their ids, by the promises of [`crate::store`]: a write
+//! says whether it happened, acts only on what was loaded, and brings nothing back that is gone.
+//! It knows nothing of HTTP, cookies or policies. When a session is written and what it then is, is
+//! decided elsewhere.
+//!
+//! # Cancel safety
+//!
+//! As that of the store's verbs: a load leaves no trace; a write may or may not have happened, or
+//! may still happen.
+
+mod native;
+
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::config::Storage;
+use crate::session::{Session, SessionId};
+use crate::store::{MemoryStore, Store, StoreError};
+use native::Native;
+
+/// One worker's sessions.
+#[derive(Clone, Debug)]
+pub struct Archive(Layout);
+
+/// How sessions are laid out.
+#[derive(Clone, Debug)]
+enum Layout {
+    Native(Native),
+}
+
+/// What is kept under an id.
+#[derive(Debug)]
+pub enum Found {
+    /// Nothing: it never was, has expired, or was evicted.
+    Missing,
+    /// A session.
+    Session(Kept),
+    /// The session goes on under another id.
+    Moved(SessionId),
+}
+
+/// A session as it is kept.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// The session.
+    pub session: Session,
+    /// Which state of it was seen.
+    state: State,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Native(native::State),
+}
+
+/// The outcome of [`Archive::create`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a write that did not happen must not pass as one that did"]
+pub enum Created {
+    /// It is kept.
+    Stored,
+    /// Something is kept under that id already; it is untouched.
+    Exists,
+}
+
+/// The outcome of [`Archive::replace`].
+#[derive(Debug)]
+#[must_use = "a write that did not happen must not pass as one that did"]
+pub enum Replaced {
+    /// It is kept, as this.
+    Stored(Box<Kept>),
+    /// Someone else wrote in the meantime; this write changed nothing, or only a part that can be
+    /// written again.
+    Stale,
+    /// Nothing is kept under that id any more; nothing has changed.
+    Gone,
+}
+
+/// The outcome of [`Archive::end`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a write that did not happen must not pass as one that did"]
+pub enum Ended {
+    /// It is gone.
+    Done,
+    /// Someone else wrote in the meantime; nothing has changed.
+    Stale,
+    /// Nothing was kept under that id any more.
+    Gone,
+}
+
+impl Archive {
+    /// Opens the archive for one worker, on whose runtime its connections then live. `memory` is
+    /// what all workers share when the engine is `memory`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::connect`].
+    pub async fn open(storage: &Storage, memory: &MemoryStore) -> Result<Self, StoreError> {
+        let store = Store::connect(storage, memory).await?;
+        let prefix = storage.key_prefix.clone();
+        Ok(Self(Layout::Native(Native::new(store, prefix))))
+    }
+
+    /// Loads what is kept under `id`, in one round trip. Records of more than `max_bytes` are
+    /// errors. `now` stands in for the times that a format does not keep.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], also [`StoreError::Corrupt`] when what the store answered is no session.
+    pub async fn load(
+        &self,
+        id: &SessionId,
+        max_bytes: usize,
+        _now: Timestamp,
+    ) -> Result<Found, StoreError> {
+        match &self.0 {
+            Layout::Native(native) => native.load(id, max_bytes).await,
+        }
+    }
+
+    /// Keeps a session under an id under which nothing is kept, for `ttl`. `from` is the session
+    /// that it goes on from, when its id is renewed: a format may keep what a [`Session`] can't
+    /// tell.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::create`].
+    pub async fn create(
+        &self,
+        id: &SessionId,
+        session: &Session,
+        _from: Option<&Kept>,
+        ttl: Duration,
+    ) -> Result<Created, StoreError> {
+        match &self.0 {
+            Layout::Native(native) => native.create(id, session, ttl).await,
+        }
+    }
+
+    /// Keeps `session` instead of what was loaded, for `ttl` from now.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::replace`].
+    pub async fn replace(
+        &self,
+        id: &SessionId,
+        kept: &Kept,
+        session: &Session,
+        ttl: Duration,
+    ) -> Result<Replaced, StoreError> {
+        match (&self.0, &kept.state) {
+            (Layout::Native(native), State::Native(state)) => {
+                native.replace(id, state, session, ttl).await
+            }
+        }
+    }
+
+    /// Whether exactly this is kept: tells whether a write happened whose answer was lost.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::load`].
+    pub async fn holds(&self, id: &SessionId, session: &Session) -> Result<bool, StoreError> {
+        match &self.0 {
+            Layout::Native(native) => native.holds(id, session).await,
+        }
+    }
+
+    /// Ends what was loaded, if nobody has changed it since. With a successor, its id leads to that
+    /// one for as long as said; not every format can do that.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::remove`].
+    pub async fn end(
+        &self,
+        id: &SessionId,
+        kept: &Kept,
+        successor: Option<(&SessionId, Duration)>,
+    ) -> Result<Ended, StoreError> {
+        match (&self.0, &kept.state) {
+            (Layout::Native(native), State::Native(state)) => {
+                native.end(id, state, successor).await
+            }
+        }
+    }
+
+    /// Deletes whatever is kept under `id`; nothing is fine.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::delete`]. Repeating it is always safe.
+    pub async fn delete(&self, id: &SessionId) -> Result<(), StoreError> {
+        match &self.0 {
+            Layout::Native(native) => native.delete(id).await,
+        }
+    }
+}
