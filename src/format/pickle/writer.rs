@@ -1,0 +1,411 @@
+//! Writes objects as the pickle that builds them again.
+//!
+//! What was read is written in the order in which it was built, and an object that stands in
+//! several places is built once and referred to. It is spelt as Python's picklers spell it, except
+//! that only those objects get a memo entry that are referred to.
+
+use super::Protocol;
+use super::arena::{Arena, Form, How, Kids, NodeId, Op, OpId};
+use super::error::PickleError;
+use super::limits::{BATCH, MAX_BYTES, MAX_MARKS, MAX_NODES};
+use super::opcode;
+
+/// Writes one object.
+///
+/// # Errors
+///
+/// [`PickleError::Excess`] when the pickle could not be read again.
+pub(super) fn write(
+    arena: &Arena,
+    root: NodeId,
+    protocol: Protocol,
+) -> Result<Vec<u8>, PickleError> {
+    let shared = shared(arena, root);
+    let body = Writer::new(arena, protocol, &shared, false).write(root);
+    let body = match body {
+        Err(Stop::Entered) => Writer::new(arena, protocol, &shared, true).write(root),
+        done => done,
+    };
+    let body = body.map_err(|_stop| PickleError::Excess)?;
+    let pickle = with_header(protocol, body);
+    if pickle.len() > MAX_BYTES {
+        return Err(PickleError::Excess);
+    }
+    Ok(pickle)
+}
+
+fn with_header(protocol: Protocol, body: Vec<u8>) -> Vec<u8> {
+    if protocol.number() < 2 {
+        return body;
+    }
+    let mut pickle = vec![opcode::PROTO, protocol.number()];
+    // Python frames nothing below four bytes.
+    if let (4.., 4.., Ok(len)) = (protocol.number(), body.len(), u64::try_from(body.len())) {
+        pickle.push(opcode::FRAME);
+        pickle.extend(len.to_le_bytes());
+    }
+    pickle.extend(body);
+    pickle
+}
+
+/// Which objects stand in more than one place.
+fn shared(arena: &Arena, root: NodeId) -> Vec<bool> {
+    let mut reached = vec![false; arena.len()];
+    let mut shared = vec![false; arena.len()];
+    let mut waiting = vec![root];
+    while let Some(node) = waiting.pop() {
+        let places = (reached.get_mut(node.index()), shared.get_mut(node.index()));
+        let (Some(reached), Some(shared)) = places else {
+            continue;
+        };
+        if *reached {
+            *shared = true;
+            continue;
+        }
+        *reached = true;
+        if let Form::Built { kids, .. } = arena.form(node) {
+            waiting.extend(arena.kids(kids));
+        }
+        for op in arena.ops(node) {
+            let (first, second) = op.operands();
+            waiting.push(first);
+            waiting.extend(second);
+        }
+    }
+    shared
+}
+
+/// Why writing ends early.
+enum Stop {
+    /// Too many nodes or bytes.
+    Excess,
+    /// An object was entered that is being built: it contains itself by way of one of its parts.
+    Entered,
+}
+
+struct Writer<'a> {
+    arena: &'a Arena,
+    protocol: u8,
+    shared: &'a [bool],
+    /// Whether everything gets a memo entry, as a pickler does it. A part that contains the whole
+    /// needs that: the whole is then built inside the part, and what was begun outside is dropped.
+    memoize_all: bool,
+    memo: Vec<Option<u32>>,
+    memoized: u32,
+    building: Vec<bool>,
+    frames: Vec<Frame>,
+    nodes: usize,
+    /// Marks that are open.
+    marks: usize,
+    body: Vec<u8>,
+}
+
+/// An object that is being written.
+struct Frame {
+    node: NodeId,
+    at: At,
+}
+
+#[derive(Clone, Copy)]
+enum At {
+    /// At one of its parts.
+    Part { how: How, kids: Kids, next: usize },
+    /// Between changes.
+    Between(Option<OpId>),
+    /// In a change.
+    Change(Change),
+}
+
+#[derive(Clone, Copy)]
+struct Change {
+    op: Op,
+    after: Option<OpId>,
+    /// Which operand comes next.
+    operand: u8,
+    /// Whether it stands between a mark and one opcode for many.
+    batched: bool,
+    /// How many more of the batch follow.
+    left: usize,
+}
+
+impl<'a> Writer<'a> {
+    fn new(arena: &'a Arena, protocol: Protocol, shared: &'a [bool], memoize_all: bool) -> Self {
+        Self {
+            arena,
+            protocol: protocol.number(),
+            shared,
+            memoize_all,
+            memo: vec![None; arena.len()],
+            memoized: 0,
+            building: vec![false; arena.len()],
+            frames: Vec::new(),
+            nodes: 0,
+            marks: 0,
+            body: Vec::new(),
+        }
+    }
+
+    fn write(mut self, root: NodeId) -> Result<Vec<u8>, Stop> {
+        self.enter(root)?;
+        while let Some(frame) = self.frames.last_mut() {
+            let node = frame.node;
+            match frame.at {
+                At::Part { how, kids, next } => {
+                    if let Some(&kid) = self.arena.kids(kids).get(next) {
+                        let next = next + 1;
+                        frame.at = At::Part { how, kids, next };
+                        self.enter(kid)?;
+                    } else {
+                        self.frames.pop();
+                        self.build(node, how, kids);
+                    }
+                }
+                At::Between(None) => {
+                    self.frames.pop();
+                }
+                At::Between(Some(op)) => {
+                    let batch = self.begin_batch(op)?;
+                    self.go_on(At::Change(batch));
+                }
+                At::Change(change) => self.change(change)?,
+            }
+        }
+        self.body.push(opcode::STOP);
+        Ok(self.body)
+    }
+
+    fn go_on(&mut self, at: At) {
+        if let Some(frame) = self.frames.last_mut() {
+            frame.at = at;
+        }
+    }
+
+    // --- objects ---
+
+    /// Writes a reference, an atom, or the beginning of anything else.
+    fn enter(&mut self, node: NodeId) -> Result<(), Stop> {
+        self.count()?;
+        if let Some(number) = self.memo_of(node) {
+            self.get(number);
+            return Ok(());
+        }
+        match self.arena.form(node) {
+            Form::Atom { raw, .. } => {
+                self.body.extend_from_slice(self.arena.bytes(raw));
+                if self.is_shared(node) {
+                    self.put(node);
+                }
+            }
+            Form::List => self.open(node, b"(l", opcode::EMPTY_LIST),
+            Form::Dict => self.open(node, b"(d", opcode::EMPTY_DICT),
+            Form::Set => self.open(node, &[opcode::EMPTY_SET], opcode::EMPTY_SET),
+            Form::Built { how, kids } => {
+                if self.set_building(node, true) && !self.memoize_all {
+                    return Err(Stop::Entered);
+                }
+                if self.has_mark(how, kids) {
+                    self.mark()?;
+                }
+                let at = At::Part { how, kids, next: 0 };
+                self.frames.push(Frame { node, at });
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes an empty container. It gets its memo entry before its contents, which may refer to
+    /// it.
+    fn open(&mut self, node: NodeId, in_protocol_0: &[u8], opcode: u8) {
+        if self.protocol == 0 {
+            self.body.extend_from_slice(in_protocol_0);
+        } else {
+            self.body.push(opcode);
+        }
+        self.begin_changes(node);
+    }
+
+    /// Whether the parts stand after a mark.
+    fn has_mark(&self, how: How, kids: Kids) -> bool {
+        match (how, self.arena.kids(kids).len()) {
+            (How::Tuple, 0) => self.protocol == 0,
+            (How::Tuple, 1..=3) => self.protocol < 2,
+            (How::Tuple | How::FrozenSet | How::Obj | How::Inst(_), _) => true,
+            (How::Reduce | How::NewObj | How::NewObjEx | How::StackGlobal, _) => false,
+        }
+    }
+
+    /// Writes the opcode that builds an object from its parts.
+    fn build(&mut self, node: NodeId, how: How, kids: Kids) {
+        let marked = self.has_mark(how, kids);
+        let len = self.arena.kids(kids).len();
+        self.marks -= usize::from(marked);
+        self.set_building(node, false);
+        if let Some(number) = self.memo_of(node) {
+            // One of the parts has built it. POP takes marks as well, and protocol 0 has no
+            // POP_MARK.
+            match (marked, self.protocol) {
+                (true, 1..) => self.body.push(opcode::POP_MARK),
+                _ => self
+                    .body
+                    .extend((0..len + usize::from(marked)).map(|_| opcode::POP)),
+            }
+            self.get(number);
+            return;
+        }
+        match (how, len) {
+            (How::Tuple, 0) if !marked => self.body.push(opcode::EMPTY_TUPLE),
+            (How::Tuple, 1) if !marked => self.body.push(opcode::TUPLE1),
+            (How::Tuple, 2) if !marked => self.body.push(opcode::TUPLE2),
+            (How::Tuple, 3) if !marked => self.body.push(opcode::TUPLE3),
+            (How::Tuple, _) => self.body.push(opcode::TUPLE),
+            (How::FrozenSet, _) => self.body.push(opcode::FROZENSET),
+            (How::Reduce, _) => self.body.push(opcode::REDUCE),
+            (How::NewObj, _) => self.body.push(opcode::NEWOBJ),
+            (How::NewObjEx, _) => self.body.push(opcode::NEWOBJ_EX),
+            (How::Obj, _) => self.body.push(opcode::OBJ),
+            (How::Inst(raw), _) => self.body.extend_from_slice(self.arena.bytes(raw)),
+            (How::StackGlobal, _) => self.body.push(opcode::STACK_GLOBAL),
+        }
+        self.begin_changes(node);
+    }
+
+    fn begin_changes(&mut self, node: NodeId) {
+        if self.memoize_all || self.is_shared(node) {
+            self.put(node);
+        }
+        let at = At::Between(self.arena.first_op(node));
+        self.frames.push(Frame { node, at });
+    }
+
+    // --- changes ---
+
+    /// Begins a run of changes of one kind, after a mark if there are several.
+    fn begin_batch(&mut self, first: OpId) -> Result<Change, Stop> {
+        let (op, after) = self.arena.op(first);
+        let kind = std::mem::discriminant(&op);
+        let following = self.arena.op_ids_from(after).take(BATCH - 1);
+        let same = |(_, next): &(OpId, Op)| std::mem::discriminant(next) == kind;
+        let left = match op {
+            Op::Build(_) => 0,
+            Op::Append(_) | Op::SetItem(..) if self.protocol == 0 => 0,
+            Op::Append(_) | Op::SetItem(..) | Op::Add(_) => following.take_while(same).count(),
+        };
+        let batched = left > 0 || matches!(op, Op::Add(_));
+        if batched {
+            self.mark()?;
+        }
+        self.count()?;
+        Ok(Change {
+            op,
+            after,
+            operand: 0,
+            batched,
+            left,
+        })
+    }
+
+    /// Writes the next operand, or else ends this change.
+    fn change(&mut self, change: Change) -> Result<(), Stop> {
+        let (first, second) = change.op.operands();
+        let operand = match change.operand {
+            0 => Some(first),
+            1 => second,
+            _ => None,
+        };
+        if let Some(operand) = operand {
+            self.go_on(At::Change(Change {
+                operand: change.operand + 1,
+                ..change
+            }));
+            return self.enter(operand);
+        }
+        if let (Some(next), 1..) = (change.after, change.left) {
+            self.count()?;
+            let (op, after) = self.arena.op(next);
+            self.go_on(At::Change(Change {
+                op,
+                after,
+                operand: 0,
+                batched: change.batched,
+                left: change.left - 1,
+            }));
+            return Ok(());
+        }
+        self.marks -= usize::from(change.batched);
+        self.body.push(match (change.op, change.batched) {
+            (Op::Append(_), false) => opcode::APPEND,
+            (Op::Append(_), true) => opcode::APPENDS,
+            (Op::SetItem(..), false) => opcode::SETITEM,
+            (Op::SetItem(..), true) => opcode::SETITEMS,
+            (Op::Add(_), _) => opcode::ADDITEMS,
+            (Op::Build(_), _) => opcode::BUILD,
+        });
+        self.go_on(At::Between(change.after));
+        Ok(())
+    }
+
+    // --- the memo ---
+
+    fn put(&mut self, node: NodeId) {
+        let number = self.memoized;
+        if let Some(entry) = self.memo.get_mut(node.index()) {
+            *entry = Some(number);
+            self.memoized += 1;
+        }
+        match self.protocol {
+            0 => self.body.extend(format!("p{number}\n").bytes()),
+            1..4 => self.numbered(opcode::BINPUT, opcode::LONG_BINPUT, number),
+            _ => self.body.push(opcode::MEMOIZE),
+        }
+    }
+
+    fn get(&mut self, number: u32) {
+        match self.protocol {
+            0 => self.body.extend(format!("g{number}\n").bytes()),
+            _ => self.numbered(opcode::BINGET, opcode::LONG_BINGET, number),
+        }
+    }
+
+    fn numbered(&mut self, short: u8, long: u8, number: u32) {
+        if let Ok(byte) = u8::try_from(number) {
+            self.body.extend([short, byte]);
+        } else {
+            self.body.push(long);
+            self.body.extend(number.to_le_bytes());
+        }
+    }
+
+    fn memo_of(&self, node: NodeId) -> Option<u32> {
+        self.memo.get(node.index()).copied().flatten()
+    }
+
+    fn is_shared(&self, node: NodeId) -> bool {
+        self.shared.get(node.index()).copied().unwrap_or_default()
+    }
+
+    /// Says whether it was being built before.
+    fn set_building(&mut self, node: NodeId, now: bool) -> bool {
+        let entry = self.building.get_mut(node.index());
+        entry.is_some_and(|entry| std::mem::replace(entry, now))
+    }
+
+    // --- limits ---
+
+    /// Counts what the reader counts: an object, a reference or a change.
+    fn count(&mut self) -> Result<(), Stop> {
+        self.nodes += 1;
+        if self.nodes > MAX_NODES || self.body.len() > MAX_BYTES {
+            return Err(Stop::Excess);
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self) -> Result<(), Stop> {
+        self.marks += 1;
+        self.body.push(opcode::MARK);
+        if self.marks > MAX_MARKS {
+            return Err(Stop::Excess);
+        }
+        Ok(())
+    }
+}
