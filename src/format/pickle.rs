@@ -213,7 +213,9 @@ impl Pickle {
     ///
     /// # Errors
     ///
-    /// [`PickleError::Excess`] when the limits would not let it be read again.
+    /// [`PickleError::Excess`] when the limits would not let it be read again, and
+    /// [`PickleError::Entangled`] when it has an object that only Python can write. Trying again is
+    /// no use, except after other edits.
     pub fn write(&self) -> Result<Vec<u8>, PickleError> {
         writer::write(&self.arena, self.root, self.protocol)
     }

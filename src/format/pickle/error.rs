@@ -20,6 +20,11 @@ pub enum PickleError {
     /// What would be written could not be read again.
     #[error("the pickle would be too large to be read again")]
     Excess,
+    /// An object is among the arguments that it was made of, several steps down. Python's picklers
+    /// write such objects from their own knowledge, and a change can bring to light what was
+    /// written otherwise before.
+    #[error("an object contains itself among its arguments, which can't be written again")]
+    Entangled,
 }
 
 /// What is wrong with a pickle that can't be read.

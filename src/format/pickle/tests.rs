@@ -380,9 +380,9 @@ fn new_values_are_spelt_in_the_protocol() {
         pickle.write().unwrap().escape_ascii().to_string()
     };
     insta::assert_snapshot!((0..=5).map(spelt).collect::<Vec<_>>().join("\n"), @r"
-(dVk\n(lI01\naI-1\naI300\naL5000000000L\naF1.5\naV\xe9\\u20ac\\u000a\na(das.
-}X\x01\x00\x00\x00k](I01\nJ\xff\xff\xff\xffM,\x01L5000000000L\nG?\xf8\x00\x00\x00\x00\x00\x00X\x06\x00\x00\x00\xc3\xa9\xe2\x82\xac\n}es.
-\x80\x02}X\x01\x00\x00\x00k](\x88J\xff\xff\xff\xffM,\x01\x8a\x05\x00\xf2\x05*\x01G?\xf8\x00\x00\x00\x00\x00\x00X\x06\x00\x00\x00\xc3\xa9\xe2\x82\xac\n}es.
+(dVk\n(lI01\naI-1\naI300\naI5000000000\naF1.5\naV\xe9\\u20ac\\u000a\na(das.
+}X\x01\x00\x00\x00k](I01\nJ\xff\xff\xff\xffM,\x01I5000000000\nG?\xf8\x00\x00\x00\x00\x00\x00X\x06\x00\x00\x00\xc3\xa9\xe2\x82\xac\n}es.
+\x80\x02}X\x01\x00\x00\x00k](\x88J\xff\xff\xff\xffM,\x01I5000000000\nG?\xf8\x00\x00\x00\x00\x00\x00X\x06\x00\x00\x00\xc3\xa9\xe2\x82\xac\n}es.
 \x80\x03}X\x01\x00\x00\x00k](\x88J\xff\xff\xff\xffM,\x01\x8a\x05\x00\xf2\x05*\x01G?\xf8\x00\x00\x00\x00\x00\x00X\x06\x00\x00\x00\xc3\xa9\xe2\x82\xac\n}es.
 \x80\x04\x95+\x00\x00\x00\x00\x00\x00\x00}\x8c\x01k](\x88J\xff\xff\xff\xffM,\x01\x8a\x05\x00\xf2\x05*\x01G?\xf8\x00\x00\x00\x00\x00\x00\x8c\x06\xc3\xa9\xe2\x82\xac\n}es.
 \x80\x05\x95+\x00\x00\x00\x00\x00\x00\x00}\x8c\x01k](\x88J\xff\xff\xff\xffM,\x01\x8a\x05\x00\xf2\x05*\x01G?\xf8\x00\x00\x00\x00\x00\x00\x8c\x06\xc3\xa9\xe2\x82\xac\n}es.
@@ -438,10 +438,22 @@ fn a_tuple_that_contains_itself_is_written_as_python_does() {
 }
 
 #[test]
-fn an_object_that_contains_itself_in_its_arguments_is_written() {
-    // What `frozenset([o])` with `o.f` being that set gives.
+fn a_frozen_set_that_contains_itself_is_written_as_python_does() {
+    // Protocol 4 of `frozenset([o])`, where `o.f` is that set.
     let blob = b"\x80\x04}\x94\x8c\x01f\x94(\x8c\x01m\x94\x8c\x01O\x94\x93\x94)\x81\x94}\x94\x8c\x01f\x94(h\x05\x91\x94sb1h\x08s.";
     let pickle = read(blob).unwrap();
     assert_eq!(pickle.view().opaque["f"], Kind::Set);
     assert_eq!(outline(&reread(&pickle)), outline(&pickle));
+}
+
+/// Protocol 2 of the same: `frozenset` is called with a list. To call it inside again, the list
+/// would have to be complete before it is.
+#[test]
+fn an_object_that_contains_itself_in_its_arguments_is_read_only() {
+    let blob = b"\x80\x02}q\0X\x01\0\0\0fq\x01c__builtin__\nfrozenset\nq\x02]q\x03cm\nO\nq\x04)\x81q\x05}q\x06h\x01h\x02]q\x07h\x05a\x85q\x08Rq\x09sba\x85q\x0aR0h\x09s.";
+    let mut pickle = read(blob).unwrap();
+    assert_eq!(pickle.view().opaque["f"], Kind::Set);
+    assert_eq!(pickle.write(), Err(PickleError::Entangled));
+    pickle.delete("f");
+    assert_eq!(pickle.write().unwrap(), b"\x80\x02}.");
 }

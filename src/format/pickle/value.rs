@@ -6,10 +6,7 @@ use super::Protocol;
 use super::arena::{Arena, Form, NodeId, Op, Scalar};
 use super::error::{PickleError, Problem};
 use super::literal;
-use super::opcode::{
-    BINFLOAT, BININT, BININT1, BININT2, BINUNICODE, FLOAT, INT, LONG, LONG1, NEWFALSE, NEWTRUE,
-    NONE, SHORT_BINUNICODE, UNICODE,
-};
+use super::opcode;
 use crate::session::Json;
 
 /// Where a value that is still to be made goes.
@@ -48,13 +45,13 @@ pub(super) fn add_text(
 /// Makes the object without its contents.
 fn shallow(arena: &mut Arena, protocol: Protocol, value: &Value) -> Result<NodeId, PickleError> {
     match value {
-        Value::Null => add_atom(arena, &[NONE], Scalar::None),
+        Value::Null => add_atom(arena, &[opcode::NONE], Scalar::None),
         Value::Bool(value) => {
             let spelling: &[u8] = match (protocol.number(), value) {
                 (0 | 1, false) => b"I00\n",
                 (0 | 1, true) => b"I01\n",
-                (_, false) => &[NEWFALSE],
-                (_, true) => &[NEWTRUE],
+                (_, false) => &[opcode::NEWFALSE],
+                (_, true) => &[opcode::NEWTRUE],
             };
             add_atom(arena, spelling, Scalar::Bool(*value))
         }
@@ -122,35 +119,36 @@ fn add_number(
 
 fn spell_float(protocol: Protocol, float: f64) -> Vec<u8> {
     if protocol.number() == 0 {
-        return with_text(FLOAT, &literal::spell_float(float));
+        return with_text(opcode::FLOAT, &literal::spell_float(float));
     }
-    with_bytes(BINFLOAT, &float.to_be_bytes())
+    with_bytes(opcode::BINFLOAT, &float.to_be_bytes())
 }
 
+/// As short as the protocol has it. What goes beyond 32 bits is written as Python 2 does it, so that
+/// it is an `int` there as far as possible, and not a `long`.
 fn spell_integer(protocol: Protocol, integer: i128) -> Vec<u8> {
-    let is_small = i32::try_from(integer).is_ok();
-    match protocol.number() {
-        0 if is_small => return with_text(INT, &integer.to_string()),
-        0 => return with_text(LONG, &format!("{integer}L")),
-        _ => {}
+    if protocol.number() > 0 {
+        if let Ok(byte) = u8::try_from(integer) {
+            return with_bytes(opcode::BININT1, &[byte]);
+        }
+        if let Ok(short) = u16::try_from(integer) {
+            return with_bytes(opcode::BININT2, &short.to_le_bytes());
+        }
+        if let Ok(int) = i32::try_from(integer) {
+            return with_bytes(opcode::BININT, &int.to_le_bytes());
+        }
     }
-    if let Ok(byte) = u8::try_from(integer) {
-        with_bytes(BININT1, &[byte])
-    } else if let Ok(short) = u16::try_from(integer) {
-        with_bytes(BININT2, &short.to_le_bytes())
-    } else if let Ok(int) = i32::try_from(integer) {
-        with_bytes(BININT, &int.to_le_bytes())
-    } else if protocol.number() == 1 {
-        with_text(LONG, &format!("{integer}L"))
-    } else {
-        // As many bytes as hold the number with its sign: at most nine here.
-        let bytes = integer.to_le_bytes();
-        let bits = if integer < 0 { !integer } else { integer };
-        let len = u8::try_from((128 - bits.leading_zeros()) / 8 + 1).unwrap_or(16);
-        let significant = bytes.get(..usize::from(len)).unwrap_or(&bytes);
-        let mut spelling = vec![LONG1, len];
-        spelling.extend_from_slice(significant);
-        spelling
+    match protocol.number() {
+        0..=2 if i64::try_from(integer).is_ok() => with_text(opcode::INT, &integer.to_string()),
+        0 | 1 => with_text(opcode::LONG, &format!("{integer}L")),
+        _ => {
+            // As many bytes as hold the number and its sign.
+            let bits = 128 - (integer ^ (integer >> 127)).leading_zeros();
+            let len = u8::try_from(bits / 8 + 1).unwrap_or(16);
+            let bytes = integer.to_le_bytes();
+            let significant = bytes.get(..len.into()).unwrap_or(&bytes);
+            with_bytes(opcode::LONG1, &[[len].as_slice(), significant].concat())
+        }
     }
 }
 
@@ -159,10 +157,10 @@ fn spell_text(protocol: Protocol, text: &str) -> Vec<u8> {
         return spell_text_in_a_line(text);
     }
     let (mut spelling, len) = match (u8::try_from(text.len()), u32::try_from(text.len())) {
-        (Ok(len), _) if protocol.number() >= 4 => (vec![SHORT_BINUNICODE], vec![len]),
+        (Ok(len), _) if protocol.number() >= 4 => (vec![opcode::SHORT_BINUNICODE], vec![len]),
         // Text of 4 GiB is far beyond what may be written.
         (_, len) => (
-            vec![BINUNICODE],
+            vec![opcode::BINUNICODE],
             len.unwrap_or(u32::MAX).to_le_bytes().to_vec(),
         ),
     };
@@ -174,7 +172,7 @@ fn spell_text(protocol: Protocol, text: &str) -> Vec<u8> {
 /// Latin-1 with escapes. Python escapes the same characters: NUL and the end-of-file of old
 /// systems, and what would end the line or begin an escape.
 fn spell_text_in_a_line(text: &str) -> Vec<u8> {
-    let mut spelling = vec![UNICODE];
+    let mut spelling = vec![opcode::UNICODE];
     for character in text.chars() {
         match (u8::try_from(character), u32::from(character)) {
             (Ok(0 | b'\n' | b'\r' | 0x1a | b'\\'), code) => {

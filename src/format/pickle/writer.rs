@@ -14,19 +14,23 @@ use super::opcode;
 ///
 /// # Errors
 ///
-/// [`PickleError::Excess`] when the pickle could not be read again.
+/// [`PickleError::Excess`] when the pickle could not be read again, [`PickleError::Entangled`] when
+/// it would not build the same objects.
 pub(super) fn write(
     arena: &Arena,
     root: NodeId,
     protocol: Protocol,
 ) -> Result<Vec<u8>, PickleError> {
     let shared = shared(arena, root);
-    let body = Writer::new(arena, protocol, &shared, false).write(root);
-    let body = match body {
+    let body = match Writer::new(arena, protocol, &shared, false).write(root) {
         Err(Stop::Entered) => Writer::new(arena, protocol, &shared, true).write(root),
         done => done,
     };
-    let body = body.map_err(|_stop| PickleError::Excess)?;
+    let body = body.map_err(|stop| match stop {
+        Stop::Refused(error) => error,
+        // The second writer does not stop for that.
+        Stop::Entered => PickleError::Entangled,
+    })?;
     let pickle = with_header(protocol, body);
     if pickle.len() > MAX_BYTES {
         return Err(PickleError::Excess);
@@ -77,9 +81,9 @@ fn shared(arena: &Arena, root: NodeId) -> Vec<bool> {
 
 /// Why writing ends early.
 enum Stop {
-    /// Too many nodes or bytes.
-    Excess,
-    /// An object was entered that is being built: it contains itself by way of one of its parts.
+    /// It can't be written.
+    Refused(PickleError),
+    /// A tuple was entered that is being built: it contains itself by way of one of its parts.
     Entered,
 }
 
@@ -200,8 +204,8 @@ impl<'a> Writer<'a> {
             Form::Dict => self.open(node, b"(d", opcode::EMPTY_DICT),
             Form::Set => self.open(node, &[opcode::EMPTY_SET], opcode::EMPTY_SET),
             Form::Built { how, kids } => {
-                if self.set_building(node, true) && !self.memoize_all {
-                    return Err(Stop::Entered);
+                if self.set_building(node, true) {
+                    self.enter_again(how)?;
                 }
                 if self.has_mark(how, kids) {
                     self.mark()?;
@@ -211,6 +215,22 @@ impl<'a> Writer<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether something may be begun once more inside itself.
+    fn enter_again(&self, how: How) -> Result<(), Stop> {
+        match how {
+            // Only which parts they have counts, and not what these hold by then.
+            How::Tuple | How::FrozenSet if self.memoize_all => Ok(()),
+            How::Tuple | How::FrozenSet => Err(Stop::Entered),
+            // What is called would find lists half full that were full when it was read.
+            How::Reduce
+            | How::NewObj
+            | How::NewObjEx
+            | How::Obj
+            | How::Inst(_)
+            | How::StackGlobal => Err(Stop::Refused(PickleError::Entangled)),
+        }
     }
 
     /// Writes an empty container. It gets its memo entry before its contents, which may refer to
@@ -395,7 +415,7 @@ impl<'a> Writer<'a> {
     fn count(&mut self) -> Result<(), Stop> {
         self.nodes += 1;
         if self.nodes > MAX_NODES || self.body.len() > MAX_BYTES {
-            return Err(Stop::Excess);
+            return Err(Stop::Refused(PickleError::Excess));
         }
         Ok(())
     }
@@ -404,7 +424,7 @@ impl<'a> Writer<'a> {
         self.marks += 1;
         self.body.push(opcode::MARK);
         if self.marks > MAX_MARKS {
-            return Err(Stop::Excess);
+            return Err(Stop::Refused(PickleError::Excess));
         }
         Ok(())
     }
