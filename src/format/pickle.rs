@@ -94,8 +94,8 @@ pub struct Pickle {
     protocol: Protocol,
 }
 
-/// What a session holds, as far as it can be told.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What a session holds, as far as it can be told. `Debug` hides it.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct View {
     /// The values that JSON can say exactly. What objects share is repeated.
     pub values: BTreeMap<String, Json>,
@@ -247,6 +247,17 @@ impl fmt::Debug for Pickle {
         let entries = self.arena.ops(self.root).count();
         let protocol = self.protocol.number();
         write!(f, "Pickle({entries} entries, protocol {protocol})")
+    }
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (values, opaque) = (self.values.len(), self.opaque.len());
+        let unnamed = self.unnamed;
+        write!(
+            f,
+            "View({values} values, {opaque} opaque, {unnamed} unnamed)"
+        )
     }
 }
 

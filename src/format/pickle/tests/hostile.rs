@@ -215,7 +215,7 @@ proptest! {
 
     #[test]
     fn what_is_set_is_what_is_shown(
-        case in 0_usize..362,
+        case in 0..recorded::SESSIONS,
         name in ".{0,8}",
         json in any_json(),
     ) {

@@ -1,15 +1,22 @@
 //! What four Pythons wrote.
 
+use std::sync::LazyLock;
+
 use super::*;
 
-pub(super) fn sessions() -> Vec<Value> {
-    let vectors: Value = serde_json::from_str(include_str!(
+static VECTORS: LazyLock<Value> = LazyLock::new(|| {
+    serde_json::from_str(include_str!(
         "../../../../tests/vectors/pycket_sessions.json"
     ))
-    .unwrap();
-    let sessions = vectors["sessions"].as_array().unwrap();
-    assert_eq!(sessions.len(), 362);
-    sessions.clone()
+    .unwrap()
+});
+
+pub(super) const SESSIONS: usize = 362;
+
+pub(super) fn sessions() -> &'static [Value] {
+    let sessions = VECTORS["sessions"].as_array().unwrap();
+    assert_eq!(sessions.len(), SESSIONS);
+    sessions
 }
 
 fn label(case: &Value) -> String {
@@ -24,21 +31,21 @@ fn recorded_sessions_read_as_in_python() {
     let mut values = 0;
     let mut opaque = 0;
     for case in sessions() {
-        let pickle = Pickle::read(&bytes_of(&case, "blob")).unwrap();
+        let pickle = Pickle::read(&bytes_of(case, "blob")).unwrap();
         let view = pickle.view();
         let expected = &case["expected_json"];
         assert_eq!(
             values_of(&view),
             with_plain_floats(expected),
             "{}",
-            label(&case)
+            label(case)
         );
         let names: Vec<&String> = view.opaque.keys().collect();
         let mut expected: Vec<&String> = case["opaque_keys"].as_object().unwrap().keys().collect();
         expected.sort();
-        assert_eq!(names, expected, "{}", label(&case));
+        assert_eq!(names, expected, "{}", label(case));
         let odd = case["odd_keys"].as_array().unwrap().len();
-        assert_eq!(view.unnamed, odd, "{}", label(&case));
+        assert_eq!(view.unnamed, odd, "{}", label(case));
         let protocol = case["protocol"].as_u64().unwrap();
         assert_eq!(u64::from(pickle.protocol().number()), protocol);
         values += view.values.len();
@@ -50,7 +57,7 @@ fn recorded_sessions_read_as_in_python() {
 #[test]
 fn recorded_values_are_canonical() {
     for case in sessions() {
-        let view = Pickle::read(&bytes_of(&case, "blob")).unwrap().view();
+        let view = Pickle::read(&bytes_of(case, "blob")).unwrap().view();
         for json in view.values.values() {
             assert_eq!(*json, Json::parse(json.as_str().as_bytes()).unwrap());
         }
@@ -61,7 +68,7 @@ fn recorded_values_are_canonical() {
 fn recorded_sessions_are_opaque_for_the_reason_in_the_way() {
     let mut kinds: BTreeMap<String, BTreeMap<&str, usize>> = BTreeMap::new();
     for case in sessions() {
-        let view = Pickle::read(&bytes_of(&case, "blob")).unwrap().view();
+        let view = Pickle::read(&bytes_of(case, "blob")).unwrap().view();
         for (name, kind) in view.opaque {
             let reason = case["opaque_keys"][&name].as_str().unwrap().to_owned();
             *kinds
@@ -118,11 +125,11 @@ type: {"object": 20}
 #[test]
 fn recorded_sessions_are_written_as_they_were() {
     for case in sessions() {
-        let pickle = Pickle::read(&bytes_of(&case, "blob")).unwrap();
+        let pickle = Pickle::read(&bytes_of(case, "blob")).unwrap();
         let again = reread(&pickle);
-        assert_eq!(outline(&again), outline(&pickle), "{}", label(&case));
+        assert_eq!(outline(&again), outline(&pickle), "{}", label(case));
         assert_eq!(again.protocol(), pickle.protocol());
-        assert_eq!(again.write(), pickle.write(), "{}", label(&case));
+        assert_eq!(again.write(), pickle.write(), "{}", label(case));
     }
 }
 
@@ -132,7 +139,7 @@ fn edits_of_recorded_sessions_leave_the_rest() {
         parsed(&json!({"list": [1, -1.5, "\u{e9}\u{1f600}", null, {"a": true}], "big": u64::MAX}));
     let mut deleted = 0;
     for case in sessions() {
-        let mut pickle = Pickle::read(&bytes_of(&case, "blob")).unwrap();
+        let mut pickle = Pickle::read(&bytes_of(case, "blob")).unwrap();
         let mut expected = pickle.view();
         let names: Vec<String> = expected
             .values
@@ -152,21 +159,17 @@ fn edits_of_recorded_sessions_leave_the_rest() {
             expected.opaque.remove(name);
             expected.values.insert(name.to_owned(), new.clone());
         }
-        assert_eq!(pickle.view(), expected, "{}", label(&case));
+        assert_eq!(pickle.view(), expected, "{}", label(case));
         let again = reread(&pickle);
-        assert_eq!(again.view(), expected, "{}", label(&case));
-        assert_eq!(outline(&again), outline(&pickle), "{}", label(&case));
+        assert_eq!(again.view(), expected, "{}", label(case));
+        assert_eq!(outline(&again), outline(&pickle), "{}", label(case));
     }
     assert_eq!(deleted, 667);
 }
 
 #[test]
 fn recorded_memcached_values_are_unwrapped() {
-    let vectors: Value = serde_json::from_str(include_str!(
-        "../../../../tests/vectors/pycket_sessions.json"
-    ))
-    .unwrap();
-    let cases = vectors["memcached_values"].as_array().unwrap();
+    let cases = VECTORS["memcached_values"].as_array().unwrap();
     for case in cases {
         let value = bytes_of(case, "value");
         let inner = unwrap_bytes(&value);
