@@ -18,11 +18,15 @@
 //!
 //! Honest losses: what is set comes back as Python's `json` would read it, so tuples become lists
 //! and Python 2's `str` becomes `unicode`, and what it shared with other values is shared no more.
-//! Where a name is set a second time within a pickle, only the last value is kept, as in Python.
+//! Where a pickle sets a name twice, the first spelling of the name and the last value count, as in
+//! Python.
 //!
-//! Protocols 0 to 5 are read, as the picklers of Python 2.7 and 3.6 to 3.13 write them. Refused is what
-//! they don't write for a session, and what is beyond the limits: 1 MiB, 200,000 nodes, 10,000
-//! open marks. No depth costs stack, and no stated size allocates.
+//! Protocols 0 to 5 are read, as the picklers of Python 2.7 and 3.6 to 3.13 write them. Refused is
+//! what they don't write for a session, and what is beyond the limits: 1 MiB, 200,000 nodes (objects,
+//! references and changes), 10,000 open marks. No depth costs stack, and no stated size allocates.
+//!
+//! This module knows nothing of stores. Whoever writes while the application may write, too, must
+//! apply its edits to a fresh read, and replace exactly that.
 //!
 //! ```
 //! use bytes::Bytes;
