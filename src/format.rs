@@ -5,6 +5,7 @@
 //! nothing of engines, cookies or HTTP.
 
 pub mod native;
+pub mod pickle;
 
 use crate::session::{JsonError, Session, SessionId};
 

@@ -70,7 +70,14 @@ impl Json {
         Self::from_value(&serde_json::Value::String(text.to_owned()))
     }
 
-    /// Takes text that [`Json`] wrote earlier, from a record whose integrity was checked.
+    /// Appends what [`Json::string`] would hold, for whoever writes canonical text without a tree.
+    pub(crate) fn write_string(out: &mut Vec<u8>, text: &str) {
+        // A Vec takes every write.
+        let _never = text.serialize(&mut serde_json::Serializer::with_formatter(out, Ascii));
+    }
+
+    /// Takes canonical text: what [`Json`] wrote earlier, from a record whose integrity was checked,
+    /// or what another writer of that spelling did.
     pub(crate) fn from_canonical(text: &str) -> Self {
         Self(text.into())
     }
