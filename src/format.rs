@@ -6,6 +6,7 @@
 
 pub mod native;
 pub mod pickle;
+pub mod pycket;
 
 use crate::session::{JsonError, Session, SessionId};
 

@@ -7,12 +7,14 @@
 mod id;
 mod json;
 mod notification;
+mod opaque;
 mod patch;
 mod values;
 
 pub use id::{InvalidSessionId, PublicId, SessionId};
 pub use json::{Json, JsonError};
 pub use notification::{Claim, Entry, EntryId, Notifications};
+pub use opaque::Opaque;
 pub use patch::{Announcement, LimitExceeded, Limits, Occasion, Patch, Taken};
 pub use values::Values;
 
@@ -37,6 +39,8 @@ pub struct Session {
     pub persist: Option<bool>,
     /// The named values.
     pub values: Values,
+    /// Named values that can't be shown.
+    pub opaque: Opaque,
     /// What waits to be delivered once.
     pub notifications: Notifications,
 }
@@ -51,6 +55,7 @@ impl Session {
             idle_timeout: None,
             persist: None,
             values: Values::default(),
+            opaque: Opaque::default(),
             notifications: Notifications::default(),
         }
     }

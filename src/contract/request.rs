@@ -8,10 +8,14 @@ use std::fmt::Write as _;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use sfv::{KeyRef, ListSerializer, RefBareItem, StringRef, TokenRef, key_ref};
 
 use super::names::Field;
 use super::{ContractPolicy, Names};
-use crate::session::{JsonError, PublicId, Session, Values};
+use crate::session::{JsonError, Opaque, PublicId, Session, Values};
+
+/// The parameter that says why a value can't be shown.
+const KIND: &KeyRef = key_ref("kind");
 
 /// What one exchange shows to the application.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +78,7 @@ pub fn scrub(headers: &mut HeaderMap, names: &Names) {
 /// - `X-Session-Id`: only with a session;
 /// - `X-Session-State`: always;
 /// - `X-Notifications`: only when some are delivered;
+/// - `X-Session-Opaque`: only when there are values that can't be shown (RFC 9651 list);
 /// - those of `[headers.inject]`: only when the session has the value and it is not `null`, which
 ///   an application would take for text.
 ///
@@ -148,7 +153,7 @@ impl ContractPolicy {
 
 /// All our headers of one request.
 struct Rendered<'p> {
-    fixed: [(Field, Option<HeaderValue>); 4],
+    fixed: [(Field, Option<HeaderValue>); 5],
     injected: Vec<(&'p HeaderName, HeaderValue)>,
     unwritable: Vec<HeaderName>,
 }
@@ -170,6 +175,12 @@ impl<'p> Rendered<'p> {
                 ),
                 (Field::SessionState, Some(view.state.header_value())),
                 (Field::Notifications, notifications.transpose()?),
+                (
+                    Field::SessionOpaque,
+                    view.session
+                        .filter(|session| !session.opaque.names.is_empty())
+                        .and_then(|session| opaque(policy, &session.opaque)),
+                ),
             ],
             injected: Vec::new(),
             unwritable: Vec::new(),
@@ -221,6 +232,27 @@ fn object(policy: &ContractPolicy, text: &Bytes) -> Result<HeaderValue, JsonErro
     policy
         .encoding
         .header_value(Values::from_map(&values).as_bytes())
+}
+
+/// The names that can't be shown, each with what is in the way: `"when";kind=object`. `None` when
+/// the route exposes none of them.
+fn opaque(policy: &ContractPolicy, opaque: &Opaque) -> Option<HeaderValue> {
+    let mut list = ListSerializer::new();
+    for (name, kind) in &opaque.names {
+        if !policy.exposes(name) {
+            continue;
+        }
+        let item = match StringRef::from_str(name) {
+            Ok(ascii) => list.bare_item(ascii),
+            Err(_wider) => list.bare_item(RefBareItem::DisplayString(name)),
+        };
+        if let Ok(kind) = TokenRef::from_str(kind) {
+            let _ = item.parameter(KIND, kind);
+        }
+    }
+    let mut value = HeaderValue::try_from(list.finish()?).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 fn id(id: &PublicId) -> HeaderValue {

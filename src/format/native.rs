@@ -35,7 +35,8 @@ use sha2::{Digest, Sha256};
 use super::{FormatError, Stored};
 use crate::clock::Timestamp;
 use crate::session::{
-    Claim, Entry, EntryId, Json, JsonError, Notifications, PublicId, Session, SessionId, Values,
+    Claim, Entry, EntryId, Json, JsonError, Notifications, Opaque, PublicId, Session, SessionId,
+    Values,
 };
 
 const VERSION: u8 = 1;
@@ -145,6 +146,7 @@ fn decode_session(rest: &mut Bytes) -> Result<Session, FormatError> {
         idle_timeout: (idle > 0).then(|| Duration::from_secs(idle.into())),
         persist,
         values,
+        opaque: Opaque::default(),
         notifications,
     })
 }

@@ -208,6 +208,16 @@ impl Pickle {
         !entries.is_empty()
     }
 
+    /// Deletes the entries whose name is not text.
+    pub fn delete_unnamed(&mut self) {
+        let entries = self.arena.op_ids(self.root);
+        let unnamed: Vec<OpId> = entries
+            .filter(|&(_, op)| self.entry(op).is_none())
+            .map(|(entry, _)| entry)
+            .collect();
+        self.arena.remove_ops(self.root, &unnamed);
+    }
+
     /// Deletes everything, also what has no name.
     pub fn clear(&mut self) {
         self.arena.clear_ops(self.root);

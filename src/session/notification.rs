@@ -161,16 +161,25 @@ impl Notifications {
         self.text_where(|_| true)
     }
 
+    /// The value that each name has, as [`text`](Self::text) combines its entries.
+    pub fn by_name(&self) -> BTreeMap<String, Json> {
+        self.by_name_where(|_| true)
+    }
+
     fn text_where(&self, included: impl Fn(&Entry) -> bool) -> Bytes {
+        let map = self.by_name_where(included);
+        Values::from_map(&map).as_bytes().clone()
+    }
+
+    fn by_name_where(&self, included: impl Fn(&Entry) -> bool) -> BTreeMap<String, Json> {
         let mut by_name: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
         for entry in self.0.iter().filter(|entry| included(entry)) {
             by_name.entry(&entry.name).or_default().push(entry);
         }
-        let map = by_name
+        by_name
             .into_iter()
             .map(|(name, entries)| (name.to_owned(), combined(&entries)))
-            .collect();
-        Values::from_map(&map).as_bytes().clone()
+            .collect()
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Session;
 use super::json::{Json, JsonError};
 use super::notification::{EntryId, Notifications};
+use super::opaque::Opaque;
 use super::values::Values;
 use crate::clock::Timestamp;
 
@@ -133,6 +134,7 @@ impl Patch {
         let mut session = session.clone();
         if self.clear || !self.delete.is_empty() || !self.set.is_empty() {
             session.values = self.apply_to_values(&session.values)?;
+            self.apply_to_opaque(&mut session.opaque);
         }
         match &self.taken {
             Taken::Nothing => {}
@@ -159,6 +161,20 @@ impl Patch {
             for (announcement, id) in self.announce.iter().zip(ids) {
                 notifications.announce(announcement, id, occasion.target, occasion.now);
             }
+        }
+    }
+
+    /// Whatever replaces or deletes a name does so to what can't be shown, too.
+    fn apply_to_opaque(&self, opaque: &mut Opaque) {
+        if self.clear {
+            *opaque = Opaque::default();
+        }
+        for name in self
+            .delete
+            .iter()
+            .chain(self.set.iter().map(|(name, _)| name))
+        {
+            opaque.names.remove(name);
         }
     }
 
@@ -190,13 +206,16 @@ impl Limits {
     pub fn check(&self, session: &Session) -> Result<(), LimitExceeded> {
         // Damaged values were reported when the patch was applied.
         let values = session.values.to_map().unwrap_or_default();
+        let opaque = &session.opaque.names;
+        let count = values.len().saturating_add(opaque.len());
         let notifications = session.notifications.entries();
         let names = values
             .keys()
+            .chain(opaque.keys())
             .chain(notifications.iter().map(|entry| &entry.name));
         let checks = [
-            (values.len() > self.max_names).then_some(LimitExceeded::Names {
-                count: values.len(),
+            (count > self.max_names).then_some(LimitExceeded::Names {
+                count,
                 limit: self.max_names,
             }),
             (notifications.len() > self.max_notifications).then_some(
