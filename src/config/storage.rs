@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::parse::{self, Wrong};
 use super::section::Section;
 use super::tree::Node;
-use super::{Engine, Storage, redis};
+use super::{Engine, Format, Routing, Storage, redis};
 
 /// The engines of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +85,7 @@ pub(super) fn read(mut section: Section<'_, '_>, name: Option<EngineName>) -> St
     let up_to_a_minute = || parse::duration(10 * MS, MINUTE);
     let storage = Storage {
         engine,
+        format: Format::Native,
         key_prefix: section
             .read("key_prefix", key_prefix)
             .unwrap_or_else(|| "pycket:".to_owned()),
@@ -162,6 +163,7 @@ fn memcached(section: &mut Section<'_, '_>) -> Engine {
     }
     Engine::Memcached {
         servers,
+        routing: Routing::Rendezvous,
         max_connections: section
             .read("max_connections", parse::integer(1, 1024))
             .unwrap_or(8),
