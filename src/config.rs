@@ -8,8 +8,11 @@
 
 mod cookies;
 mod excerpt;
+mod foreign;
+mod format;
 mod headers;
 mod load;
+mod memcached;
 mod parse;
 mod policy;
 mod problem;
