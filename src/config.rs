@@ -8,8 +8,11 @@
 
 mod cookies;
 mod excerpt;
+mod foreign;
+mod format;
 mod headers;
 mod load;
+mod memcached;
 mod parse;
 mod policy;
 mod problem;
@@ -70,7 +73,10 @@ pub struct Config {
 pub struct Storage {
     /// The engine's own settings.
     pub engine: Engine,
-    /// What every key begins with, so that several installations can share a store.
+    /// How records are laid out.
+    pub format: Format,
+    /// What every key begins with, so that several installations can share a store. Empty with
+    /// [`Format::Pycket`], whose keys are the bare ids.
     pub key_prefix: String,
     /// The longest that one store operation may take, the wait for a connection included.
     pub timeout: Duration,
@@ -80,6 +86,46 @@ pub struct Storage {
     pub breaker_failures: u32,
     /// ... and is tried again in the background this often.
     pub breaker_retry: Duration,
+}
+
+/// How records are laid out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// The proxy's own form: one record for each session, its notifications included.
+    #[default]
+    Native,
+    /// The form of the Python library of the same name, so that its applications and the proxy
+    /// share live sessions. Never together with [`Engine::Memory`].
+    Pycket(PycketFormat),
+}
+
+/// What has to be known to share records with the Python library.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PycketFormat {
+    /// Where notifications are.
+    pub notifications: NotificationPlace,
+    /// The pickle protocol of new records, 0 to 5. Others keep the one they have.
+    pub protocol: u8,
+    /// Whether records may be written at all.
+    pub writable: bool,
+}
+
+/// Where the Python library keeps notifications.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotificationPlace {
+    /// In records of their own, under the session's key in another database of the same Redis.
+    Database {
+        /// The number of the sessions' database; [`Redis::database`] is the same.
+        sessions: u8,
+        /// The number of the notifications' database; another one.
+        notifications: u8,
+    },
+    /// In the session's record, as if they were its values: memcached, and Redis with one database
+    /// for both. There is nothing in the record to tell them by.
+    SameRecord {
+        /// Which names are notifications; none when it is empty.
+        names: Vec<String>,
+    },
 }
 
 /// The engine's own settings.
@@ -94,11 +140,39 @@ pub enum Engine {
     Redis(Redis),
     /// One or many memcached servers, as `host:port`.
     Memcached {
-        /// At least one; the order does not matter.
+        /// At least one.
         servers: Vec<String>,
+        /// Which of them a key belongs to.
+        routing: Routing,
         /// The most connections that one worker opens to one server.
         max_connections: usize,
     },
+}
+
+/// How it is decided which memcached server a key belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Routing {
+    /// By the server's name, so that the order does not matter and few keys move when one is added
+    /// or removed.
+    Rendezvous,
+    /// By the server's place in the list, as python-memcached does it.
+    Python {
+        /// How many places each server takes, in their order; as many as there are servers, and
+        /// none is 0.
+        weights: Vec<u32>,
+        /// Which version's rule to follow.
+        version: PythonMemcached,
+    },
+}
+
+/// Versions of python-memcached that put some keys on different servers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PythonMemcached {
+    /// Up to 1.59: a hash of 0 counts as 1.
+    HashFromOne,
+    /// From 1.60 on: a hash of 0 stays what it is.
+    #[default]
+    HashFromZero,
 }
 
 /// How to reach Redis.
@@ -110,7 +184,7 @@ pub struct Redis {
     pub username: Option<String>,
     /// The password.
     pub password: Option<Secret>,
-    /// The number of the database.
+    /// The number of the database of sessions.
     pub database: u8,
     /// TLS, for `rediss://`.
     pub tls: Option<RedisTls>,

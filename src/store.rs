@@ -203,9 +203,35 @@ impl Store {
             config::Engine::Redis(redis) => Engine::Remote(Fleet::redis(storage, redis).await?),
             config::Engine::Memcached {
                 servers,
+                routing,
                 max_connections,
-            } => Engine::Remote(Fleet::memcached(storage, servers, *max_connections)),
+            } => Engine::Remote(Fleet::memcached(
+                storage,
+                servers,
+                routing,
+                *max_connections,
+            )),
         }))
+    }
+
+    /// Opens another database of the same Redis, with a connection and a [`Breaker`] of its own;
+    /// otherwise as [`connect`](Self::connect).
+    ///
+    /// # Errors
+    /// - [`StoreError::Unavailable`] when the certificates to trust can't be read.
+    /// - [`StoreError::Refused`] when the engine is not Redis: the others have no databases.
+    ///
+    /// # Cancel safety
+    /// Nothing stays behind when the future is dropped.
+    pub async fn connect_database(storage: &Storage, database: u8) -> Result<Self, StoreError> {
+        let config::Engine::Redis(redis) = &storage.engine else {
+            return Err(StoreError::refused("this engine has no databases"));
+        };
+        let redis = config::Redis {
+            database,
+            ..redis.clone()
+        };
+        Ok(Self(Engine::Remote(Fleet::redis(storage, &redis).await?)))
     }
 
     /// Loads a record; `None` when it is missing, expired or evicted.

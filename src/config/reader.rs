@@ -131,6 +131,11 @@ impl<'a> Reader<'a> {
         self.used_variables.contains(variable)
     }
 
+    /// Whether there is this environment variable; it does not become a known one by that.
+    pub(super) fn has_variable(&self, name: &str) -> bool {
+        self.environment.contains_key(name)
+    }
+
     /// The value of any environment variable; from then on it is a known one.
     pub(super) fn variable(&mut self, name: &str) -> Option<String> {
         self.used_variables.insert(name.to_owned());

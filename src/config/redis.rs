@@ -1,5 +1,6 @@
 //! The keys of `[storage]` with `engine = "redis"`.
 
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
@@ -10,12 +11,23 @@ use super::section::Section;
 use super::tree::Node;
 use super::{Redis, RedisAddress, RedisTls, Secret};
 
-/// Reads the keys of `[storage]` that only Redis has.
-pub(super) fn read(section: &mut Section<'_, '_>) -> Redis {
-    let url = section.read("url", redis_url).unwrap_or_default();
+/// Where Redis is when nothing else is said.
+const DEFAULT_HOST: &str = "127.0.0.1";
+const DEFAULT_PORT: u16 = 6379;
+
+/// Reads the keys of `[storage]` that only Redis has. With `format = "pycket"`, the database of
+/// sessions is known already, and other keys can't say it.
+pub(super) fn read(section: &mut Section<'_, '_>, sessions: Option<u8>) -> Redis {
+    let mut url = section.read("url", redis_url).unwrap_or_default();
+    if let Some(address) = address(section) {
+        url.address = address;
+    }
     let username = section.read("username", parse::text);
     let password = password(section);
-    let database = section.read("database", parse::integer(0, u8::MAX));
+    let database = match sessions {
+        Some(sessions) => Some(refuse_database(section, &mut url, sessions)),
+        None => section.read("database", parse::integer(0, u8::MAX)),
+    };
     let in_url = [
         ("username", username.is_some() && url.username.is_some()),
         ("password", password.is_some() && url.password.is_some()),
@@ -53,6 +65,83 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> Redis {
     }
 }
 
+/// The address by the keys that redis-py has for it; `None` without them.
+fn address(section: &mut Section<'_, '_>) -> Option<RedisAddress> {
+    let host = section.read("host", host);
+    let port = section.read("port", parse::integer(1, u16::MAX));
+    let path = section.read("unix_socket_path", socket_path);
+    let has_url = section.reader().is_given("storage.url");
+    let has_path = section.reader().is_given("storage.unix_socket_path");
+    for key in ["storage.host", "storage.port", "storage.unix_socket_path"] {
+        let reader = section.reader();
+        let beside = if has_url {
+            "`url`"
+        } else if has_path && key != "storage.unix_socket_path" {
+            "`unix_socket_path`"
+        } else {
+            continue;
+        };
+        if reader.is_given(key) {
+            let wrong = format!("stands beside {beside}, which says too where the server is");
+            reader.problem_between(&[key], Wrong::new(wrong, "keep one of the two"));
+        }
+    }
+    match (path, host, port) {
+        (Some(path), _, _) => Some(RedisAddress::Unix(path)),
+        (None, None, None) => None,
+        (None, host, port) => Some(RedisAddress::Tcp {
+            host: host.unwrap_or_else(|| DEFAULT_HOST.to_owned()),
+            port: port.unwrap_or(DEFAULT_PORT),
+        }),
+    }
+}
+
+/// A name or an address, an IPv6 address with or without brackets.
+fn host(node: &Node) -> Result<String, Wrong> {
+    let text = parse::text(node)?;
+    if text.parse::<Ipv6Addr>().is_ok() {
+        return Ok(text);
+    }
+    let with_port = format!("{text}:{DEFAULT_PORT}");
+    match parse::host_and_port(&with_port, DEFAULT_PORT) {
+        // Not when there is a user or a port of its own in it.
+        Some((host, _)) if text == host => Ok(host),
+        Some((host, _)) if host.parse::<Ipv6Addr>().is_ok() => Ok(host),
+        _ => Err(Wrong::new(
+            "not the name or address of a host",
+            "the host alone, like \"localhost\"; `port` is a key of its own",
+        )),
+    }
+}
+
+fn socket_path(node: &Node) -> Result<PathBuf, Wrong> {
+    let path = PathBuf::from(parse::text(node)?);
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err(Wrong::new(
+            "the socket's path is not absolute",
+            "\"/run/redis/redis.sock\"",
+        ))
+    }
+}
+
+/// Refuses the ways to choose one database, where there are two.
+fn refuse_database(section: &mut Section<'_, '_>, url: &mut RedisUrl, sessions: u8) -> u8 {
+    let wrong = "has no effect with format = \"pycket\", which has a database for sessions and one for \
+                 notifications";
+    let right = "`db_sessions` and `db_notifications`";
+    section.refuse("database", wrong, right);
+    if url.database.take().is_some() {
+        let wrong = Wrong::new(
+            format!("the database in it {wrong}"),
+            format!("remove it from the URL; {right}"),
+        );
+        section.reader().problem_between(&["storage.url"], wrong);
+    }
+    sessions
+}
+
 fn password(section: &mut Section<'_, '_>) -> Option<String> {
     let given = secret::read(section, "password")?;
     let text = String::from_utf8(given.bytes).ok();
@@ -87,8 +176,8 @@ impl Default for RedisUrl {
     fn default() -> Self {
         Self {
             address: RedisAddress::Tcp {
-                host: "127.0.0.1".to_owned(),
-                port: 6379,
+                host: DEFAULT_HOST.to_owned(),
+                port: DEFAULT_PORT,
             },
             tls: false,
             username: None,
@@ -141,8 +230,8 @@ fn tcp_url(rest: &str) -> Result<RedisUrl, Wrong> {
         Some((user_info, address)) => (Some(user_info), address),
         None => (None, authority),
     };
-    let (host, port) =
-        parse::host_and_port(address, 6379).ok_or_else(|| wrong("the URL names no host"))?;
+    let (host, port) = parse::host_and_port(address, DEFAULT_PORT)
+        .ok_or_else(|| wrong("the URL names no host"))?;
     let database = match path {
         "" => None,
         digits => Some(digits.parse().or(Err(wrong(

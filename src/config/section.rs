@@ -113,6 +113,23 @@ impl<'a> Section<'_, 'a> {
         }
     }
 
+    /// Says of a key that is none of ours what to write instead, if it is there. It does not count
+    /// as known, so that no slip is taken for it.
+    pub(super) fn refuse_foreign(&mut self, name: &str, wrong: &str, right: &str) {
+        let variable = variable_of(&self.key(name));
+        let in_file = self.entries.remove(name).map(|entry| entry.key);
+        let origin = if self.overridable && self.reader.has_variable(&variable) {
+            // Asked for, so that it is not reported as unknown too.
+            let _value = self.reader.variable(&variable);
+            Some(Origin::Variable(variable))
+        } else {
+            in_file
+        };
+        if let Some(origin) = origin {
+            self.wrong(name, &origin, Wrong::new(wrong, right));
+        }
+    }
+
     /// A table of keys that the environment can override one by one.
     pub(super) fn section(&mut self, name: &'static str) -> Section<'_, 'a> {
         self.asked.push(name);

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use super::format::{self, FormatName};
 use super::parse::{self, Wrong};
 use super::section::Section;
 use super::tree::Node;
-use super::{Engine, Storage, redis};
+use super::{Engine, Format, Storage, foreign, memcached, redis};
 
 /// The engines of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +19,11 @@ pub(super) enum EngineName {
 use EngineName::{Memcached, Memory, Redis as RedisServer};
 
 /// Keys that have an effect with some engines only.
-const SCOPES: [(&str, &[EngineName]); 12] = [
+const SCOPES: [(&str, &[EngineName]); 15] = [
     ("url", &[RedisServer]),
+    ("host", &[RedisServer]),
+    ("port", &[RedisServer]),
+    ("unix_socket_path", &[RedisServer]),
     ("username", &[RedisServer]),
     ("password", &[RedisServer]),
     ("database", &[RedisServer]),
@@ -65,17 +69,26 @@ fn engine_name(node: &Node) -> Result<EngineName, Wrong> {
 
 /// Reads `[storage]`.
 pub(super) fn read(mut section: Section<'_, '_>, name: Option<EngineName>) -> Storage {
-    format(&mut section);
+    let format_name = format::name(&mut section, name);
+    foreign::refuse(&mut section, format_name);
+    format::refuse(&mut section, format_name, name);
     for (key, engines) in SCOPES {
         match name {
             Some(name) if engines.contains(&name) => {}
-            Some(name) => refuse(&mut section, key, name, engines),
+            Some(name) => refuse_engine(&mut section, key, name, engines),
             None => drop(section.take(key)),
         }
     }
+    let (format, sessions) = match (format_name, name) {
+        (Some(FormatName::Pycket), Some(name)) => {
+            let (format, sessions) = format::pycket(&mut section, name);
+            (Format::Pycket(format), Some(sessions))
+        }
+        (Some(FormatName::Native | FormatName::Pycket) | None, _) => (Format::Native, None),
+    };
     let engine = match name {
-        Some(RedisServer) => Engine::Redis(redis::read(&mut section)),
-        Some(Memcached) => memcached(&mut section),
+        Some(RedisServer) => Engine::Redis(redis::read(&mut section, sessions)),
+        Some(Memcached) => memcached::read(&mut section, format_name),
         Some(Memory) | None => Engine::Memory {
             max_bytes: section
                 .read("max_memory", parse::size(1 << 20, 1 << 40))
@@ -83,11 +96,23 @@ pub(super) fn read(mut section: Section<'_, '_>, name: Option<EngineName>) -> St
         },
     };
     let up_to_a_minute = || parse::duration(10 * MS, MINUTE);
-    let storage = Storage {
-        engine,
-        key_prefix: section
+    let key_prefix = match &format {
+        Format::Native => section
             .read("key_prefix", key_prefix)
             .unwrap_or_else(|| "pycket:".to_owned()),
+        Format::Pycket(_) => {
+            section.refuse(
+                "key_prefix",
+                "has no effect with format = \"pycket\": the library's keys are the bare ids",
+                "remove it",
+            );
+            String::new()
+        }
+    };
+    let storage = Storage {
+        engine,
+        format,
+        key_prefix,
         timeout: section.read("timeout", up_to_a_minute()).unwrap_or(SECOND),
         connect_timeout: section
             .read("connect_timeout", up_to_a_minute())
@@ -103,7 +128,19 @@ pub(super) fn read(mut section: Section<'_, '_>, name: Option<EngineName>) -> St
     storage
 }
 
-fn refuse(section: &mut Section<'_, '_>, key: &'static str, name: EngineName, of: &[EngineName]) {
+/// Says that a key, if it is there, belongs to other engines.
+pub(super) fn refuse_engine(
+    section: &mut Section<'_, '_>,
+    key: &'static str,
+    name: EngineName,
+    of: &[EngineName],
+) {
+    if (key, name) == ("max_connections", RedisServer) {
+        // The Python library has it: the size of redis-py's pool.
+        let wrong = "has no effect with engine = \"redis\": each worker has one connection, which \
+                     all of its requests share";
+        return section.refuse(key, wrong, "remove it");
+    }
     let word = |engine: &EngineName| match engine {
         Memory => "\"memory\"",
         RedisServer => "\"redis\"",
@@ -113,26 +150,6 @@ fn refuse(section: &mut Section<'_, '_>, key: &'static str, name: EngineName, of
     let engines: Vec<&str> = of.iter().map(word).collect();
     let right = format!("remove it, or set engine = {}", engines.join(" or "));
     section.refuse(key, &wrong, &right);
-}
-
-fn format(section: &mut Section<'_, '_>) {
-    // `native` is the only one, so there is nothing to keep.
-    let _native = section.read("format", |node| {
-        if parse::text(node)? == "pycket" {
-            return Err(Wrong::new(
-                "format \"pycket\" is not in this version yet",
-                "\"native\"",
-            ));
-        }
-        parse::choice(&[("native", ())])(node)
-    });
-    for key in ["db_sessions", "db_notifications"] {
-        section.refuse(
-            key,
-            "has no effect with format = \"native\"",
-            "remove it; `database` chooses the database",
-        );
-    }
 }
 
 fn key_prefix(node: &Node) -> Result<String, Wrong> {
@@ -148,37 +165,5 @@ fn key_prefix(node: &Node) -> Result<String, Wrong> {
             "stores do not take such keys",
             format!("at most {MAX_PREFIX_BYTES} visible ASCII characters, no spaces"),
         ))
-    }
-}
-
-fn memcached(section: &mut Section<'_, '_>) -> Engine {
-    let servers = section.list("servers", |node| server(&parse::text(node)?));
-    let servers = servers.unwrap_or_else(|| vec!["127.0.0.1:11211".to_owned()]);
-    if servers.is_empty() {
-        let wrong = Wrong::new("no server is named", "servers = [\"127.0.0.1:11211\"]");
-        section
-            .reader()
-            .problem_between(&["storage.servers"], wrong);
-    }
-    Engine::Memcached {
-        servers,
-        max_connections: section
-            .read("max_connections", parse::integer(1, 1024))
-            .unwrap_or(8),
-    }
-}
-
-/// `host:port`, the port spelt out.
-fn server(text: &str) -> Result<String, Wrong> {
-    let (host, port) = parse::host_and_port(text, 11211).ok_or_else(|| {
-        Wrong::new(
-            "not the address of a server",
-            "host:port, like 10.0.0.5:11211",
-        )
-    })?;
-    if host.contains(':') {
-        Ok(format!("[{host}]:{port}"))
-    } else {
-        Ok(format!("{host}:{port}"))
     }
 }

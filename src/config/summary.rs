@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use super::units::{show_duration, show_size};
-use super::{Config, Engine, Redis, RedisAddress, Route, RoutePolicy};
+use super::{
+    Config, Engine, Format, NotificationPlace, Redis, RedisAddress, Route, RoutePolicy, Storage,
+};
 use crate::cookie::Secure;
 use crate::exchange::{Bind, Consume, Create, OnStoreError};
 
@@ -42,17 +44,33 @@ fn storage(config: &Config) -> String {
             "memory, up to {}, gone when the proxy stops",
             show_size(*max_bytes)
         ),
-        Engine::Redis(redis) => format!(
-            "redis at {}, keys {}*",
-            redis_address(redis),
-            storage.key_prefix
-        ),
-        Engine::Memcached { servers, .. } => format!(
-            "memcached at {}, keys {}*",
-            servers.join(", "),
-            storage.key_prefix
-        ),
+        Engine::Redis(redis) => {
+            format!("redis at {}, {}", redis_address(redis), records(storage))
+        }
+        Engine::Memcached { servers, .. } => {
+            format!("memcached at {}, {}", servers.join(", "), records(storage))
+        }
     }
+}
+
+fn records(storage: &Storage) -> String {
+    let pycket = match &storage.format {
+        Format::Native => return format!("keys {}*", storage.key_prefix),
+        Format::Pycket(pycket) => pycket,
+    };
+    let place = match &pycket.notifications {
+        NotificationPlace::Database { notifications, .. } => {
+            format!("notifications in database {notifications}")
+        }
+        NotificationPlace::SameRecord { names } if names.is_empty() => {
+            "no notifications".to_owned()
+        }
+        NotificationPlace::SameRecord { names } => {
+            format!("notifications are {}", names.join(", "))
+        }
+    };
+    let writable = if pycket.writable { "" } else { ", read-only" };
+    format!("format pycket, {place}{writable}")
 }
 
 fn redis_address(redis: &Redis) -> String {

@@ -216,6 +216,7 @@ mod tests {
     fn fake() -> Arc<Fake> {
         let storage = Storage {
             engine: config::Engine::Memory { max_bytes: 0 },
+            format: config::Format::Native,
             key_prefix: String::new(),
             timeout: Duration::from_millis(100),
             connect_timeout: Duration::from_secs(1),

@@ -1,4 +1,10 @@
 //! Servers behind a network: which one a key belongs to, and what is asked of it.
+//!
+//! A server that is down fails the operations on its keys; no other one stands in for it. Records
+//! would come back with it that were replaced elsewhere in the meantime. python-memcached does look
+//! elsewhere, and this is the one part of it that [`Routing::Python`] does not follow: each of two
+//! programs decides for itself, by its own failures and for its own half minute, that a server is
+//! dead, so for that long they would find different records under one id, and a session would fork.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,13 +16,15 @@ use super::breaker::{Access, Breaker, Guarded, guarded};
 use super::memcached::Memcached;
 use super::redis::Redis;
 use super::{Created, Key, Record, Replaced, StoreError, Version};
-use crate::config::{self, Storage};
+use crate::config::{self, PythonMemcached, Routing, Storage};
 
 /// The servers of a store, each with its breaker: one Redis, or one or many memcached.
 #[derive(Clone, Debug)]
 pub(super) struct Fleet {
     first: Arc<Remote>,
     others: Arc<[Arc<Remote>]>,
+    /// How python-memcached chooses among them; `None` is rendezvous hashing.
+    buckets: Option<Arc<Buckets>>,
 }
 
 #[derive(Debug)]
@@ -38,42 +46,68 @@ impl Fleet {
         storage: &Storage,
         redis: &config::Redis,
     ) -> Result<Self, StoreError> {
-        let name = match &redis.address {
+        let mut name = match &redis.address {
             config::RedisAddress::Tcp { host, port } => format!("{host}:{port}"),
             config::RedisAddress::Unix(path) => path.display().to_string(),
         };
+        if redis.database != 0 {
+            // One server can be two stores, whose messages should differ.
+            name = format!("{name} database {}", redis.database);
+        }
         let server = Server::Redis(Redis::connect(storage, redis, &name).await?);
         Ok(Self {
             first: Arc::new(Remote::new(name, server, storage)),
             others: Arc::new([]),
+            buckets: None,
         })
     }
 
     /// `servers` has at least one element; connections are opened by the first operations.
-    pub(super) fn memcached(storage: &Storage, servers: &[String], max_connections: usize) -> Self {
-        let mut remotes = servers.iter().map(|address| {
-            let server = Memcached::new(address.clone(), storage, max_connections);
-            Arc::new(Remote::new(
-                address.clone(),
-                Server::Memcached(server),
-                storage,
-            ))
-        });
+    pub(super) fn memcached(
+        storage: &Storage,
+        servers: &[String],
+        routing: &Routing,
+        max_connections: usize,
+    ) -> Self {
+        let remotes: Vec<Arc<Remote>> = servers
+            .iter()
+            .map(|address| {
+                let server = Memcached::new(address.clone(), storage, max_connections);
+                let server = Server::Memcached(server);
+                Arc::new(Remote::new(address.clone(), server, storage))
+            })
+            .collect();
+        let buckets = match routing {
+            Routing::Rendezvous => None,
+            Routing::Python { weights, version } => {
+                Some(Arc::new(Buckets::new(&remotes, weights, *version)))
+            }
+        };
+        let mut remotes = remotes.into_iter();
         Self {
             first: remotes
                 .next()
                 .expect("the configuration has at least one memcached server"),
             others: remotes.collect(),
+            buckets,
         }
     }
 
-    /// The server that a key belongs to, by rendezvous hashing: each server scores the key, and
-    /// the highest score wins. The order of the servers does not matter, and adding or removing
-    /// one moves only the keys that it gains or loses.
+    /// The server that a key belongs to.
     fn of(&self, key: &Key) -> &Arc<Remote> {
         if self.others.is_empty() {
             return &self.first;
         }
+        match &self.buckets {
+            Some(buckets) => buckets.of(key).unwrap_or(&self.first),
+            None => self.by_score(key),
+        }
+    }
+
+    /// Rendezvous hashing: each server scores the key, and the highest score wins. The order of
+    /// the servers does not matter, and adding or removing one moves only the keys that it gains
+    /// or loses.
+    fn by_score(&self, key: &Key) -> &Arc<Remote> {
         let mut best = (route_score(self.first.seed, key), &self.first);
         for remote in self.others.iter() {
             let score = route_score(remote.seed, key);
@@ -233,6 +267,50 @@ impl Guarded for Remote {
     }
 }
 
+/// Chooses among servers as python-memcached does (`Client._get_server` and `cmemcache_hash` of its
+/// 1.62, but for the search after a dead server; see the module's text).
+#[derive(Debug)]
+struct Buckets {
+    /// The servers in their order, and how many buckets each has.
+    servers: Vec<(Arc<Remote>, u64)>,
+    /// All buckets together; not 0.
+    count: u64,
+    version: PythonMemcached,
+}
+
+impl Buckets {
+    fn new(remotes: &[Arc<Remote>], weights: &[u32], version: PythonMemcached) -> Self {
+        let weights = weights.iter().copied().map(u64::from);
+        let servers: Vec<_> = remotes.iter().cloned().zip(weights).collect();
+        let count: u64 = servers.iter().map(|(_, weight)| weight).sum();
+        Self {
+            servers,
+            count: count.max(1),
+            version,
+        }
+    }
+
+    fn of(&self, key: &Key) -> Option<&Arc<Remote>> {
+        let mut bucket = u64::from(python_hash(&key.0, self.version)) % self.count;
+        for (remote, weight) in &self.servers {
+            match bucket.checked_sub(*weight) {
+                Some(rest) => bucket = rest,
+                None => return Some(remote),
+            }
+        }
+        None
+    }
+}
+
+/// The upper half of CRC-32, without its first bit.
+fn python_hash(key: &[u8], version: PythonMemcached) -> u32 {
+    let hash = (crc32fast::hash(key) >> 16) & 0x7fff;
+    match version {
+        PythonMemcached::HashFromOne => hash.max(1),
+        PythonMemcached::HashFromZero => hash,
+    }
+}
+
 // Copies of the proxy that run side by side, also of different versions, must look for a key on
 // the same server. So the hash is spelt out here and never changes; std's hashers promise nothing
 // between releases. FNV-1a (RFC 9923), and MurmurHash3's finalizer because FNV's high bits alone
@@ -263,11 +341,14 @@ fn fnv(state: u64, bytes: &[u8]) -> u64 {
 mod tests {
     use std::collections::HashMap;
 
+    use serde_json::Value as Json;
+
     use super::*;
 
     fn storage() -> Storage {
         Storage {
             engine: config::Engine::Memory { max_bytes: 0 },
+            format: config::Format::Native,
             key_prefix: String::new(),
             timeout: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(1),
@@ -278,16 +359,37 @@ mod tests {
 
     fn owners(servers: &[&str], keys: u32) -> Vec<String> {
         let servers: Vec<_> = servers.iter().map(|&server| server.to_owned()).collect();
-        let fleet = Fleet::memcached(&storage(), &servers, 1);
+        let fleet = Fleet::memcached(&storage(), &servers, &Routing::Rendezvous, 1);
         (0..keys)
-            .map(|number| {
-                let key = Key::new("session:", number.to_string().as_bytes()).unwrap();
-                match &fleet.of(&key).server {
-                    Server::Memcached(memcached) => memcached.address().to_owned(),
-                    Server::Redis(_) => unreachable!("the fleet is of memcached servers"),
-                }
-            })
+            .map(|number| owner(&fleet, &format!("session:{number}")))
             .collect()
+    }
+
+    fn owner(fleet: &Fleet, key: &str) -> String {
+        let key = Key::new("", key.as_bytes()).unwrap();
+        match &fleet.of(&key).server {
+            Server::Memcached(memcached) => memcached.address().to_owned(),
+            Server::Redis(_) => unreachable!("the fleet is of memcached servers"),
+        }
+    }
+
+    fn python(servers: &[(&str, u32)], version: PythonMemcached) -> Fleet {
+        let (addresses, weights): (Vec<_>, Vec<_>) = servers
+            .iter()
+            .map(|(address, weight)| ((*address).to_owned(), *weight))
+            .unzip();
+        let routing = Routing::Python { weights, version };
+        Fleet::memcached(&storage(), &addresses, &routing, 1)
+    }
+
+    /// A server of the vectors: `"host:port"`, or that and its weight.
+    fn server(entry: &Json) -> (&str, u32) {
+        if let Some([address, weight]) = entry.as_array().map(Vec::as_slice) {
+            let weight = u32::try_from(weight.as_u64().unwrap()).unwrap();
+            (address.as_str().unwrap(), weight)
+        } else {
+            (entry.as_str().unwrap(), 1)
+        }
     }
 
     #[test]
@@ -312,6 +414,52 @@ mod tests {
         for (before, after) in three.iter().zip(&two) {
             assert!(before == after || before == "b:11211");
         }
+    }
+
+    #[test]
+    fn python_memcached_finds_a_key_on_the_same_server() {
+        let vectors: Json =
+            serde_json::from_str(include_str!("../../tests/vectors/memcached_servers.json"))
+                .unwrap();
+        for (cases, version) in [
+            ("up_to_1_59", PythonMemcached::HashFromOne),
+            ("from_1_60", PythonMemcached::HashFromZero),
+        ] {
+            let cases = vectors[cases].as_array().unwrap();
+            assert_eq!(cases.len(), 42);
+            for case in cases {
+                let key = case["key"].as_str().unwrap();
+                let servers = case["servers"].as_array().unwrap();
+                let servers: Vec<_> = servers.iter().map(server).collect();
+                let hash = python_hash(key.as_bytes(), version);
+                assert_eq!(u64::from(hash), case["hash"].as_u64().unwrap(), "{case}");
+                let address = format!("127.0.0.1:{}", case["server"]);
+                assert_eq!(owner(&python(&servers, version), key), address, "{case}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_named_twice_has_two_buckets() {
+        let version = PythonMemcached::HashFromZero;
+        let twice = python(&[("a:1", 1), ("b:1", 1), ("a:1", 1)], version);
+        let weighted = python(&[("a:1", 1), ("b:1", 1), ("c:1", 1)], version);
+        for number in 0..100 {
+            let key = number.to_string();
+            assert_eq!(
+                owner(&twice, &key),
+                owner(&weighted, &key).replace('c', "a")
+            );
+        }
+    }
+
+    #[test]
+    fn weights_that_are_sizes_of_memory_do_not_overflow() {
+        let fleet = python(
+            &[("a:1", u32::MAX), ("b:1", u32::MAX)],
+            PythonMemcached::HashFromZero,
+        );
+        assert_eq!(owner(&fleet, "x"), "a:1");
     }
 
     /// Fixed for ever: another copy of the proxy computes the same.

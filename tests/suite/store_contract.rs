@@ -1,11 +1,13 @@
-//! What holds on every engine, shown on the real servers: one list of facts, six engines.
+//! What holds on every engine, shown on the real servers: one list of facts, seven engines.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pycket::config::{Engine, Redis, RedisAddress, RedisTls, Storage};
+use pycket::config::{
+    Engine, Format, PythonMemcached, Redis, RedisAddress, RedisTls, Routing, Storage,
+};
 use pycket::store::{Created, Key, MemoryStore, Replaced, Store, StoreError, Version};
 use tokio::task::LocalSet;
 
@@ -18,6 +20,7 @@ const DAY: Duration = Duration::from_hours(24);
 pub(crate) fn storage(engine: Engine) -> Storage {
     Storage {
         engine,
+        format: Format::Native,
         key_prefix: String::new(),
         timeout: Duration::from_secs(5),
         connect_timeout: Duration::from_secs(5),
@@ -119,10 +122,23 @@ impl Subject {
         Self::memcached(3).await
     }
 
+    async fn memcached_as_python() -> Self {
+        let routing = Routing::Python {
+            weights: vec![1, 2, 1],
+            version: PythonMemcached::HashFromZero,
+        };
+        Self::memcached_with(3, routing).await
+    }
+
     async fn memcached(count: usize) -> Self {
+        Self::memcached_with(count, Routing::Rendezvous).await
+    }
+
+    async fn memcached_with(count: usize, routing: Routing) -> Self {
         let servers: Vec<_> = (0..count).map(|_| MemcachedServer::start()).collect();
         let engine = Engine::Memcached {
             servers: servers.iter().map(MemcachedServer::address).collect(),
+            routing,
             max_connections: 8,
         };
         Self::over(engine, Servers::Memcached(servers)).await
@@ -229,11 +245,13 @@ macro_rules! engines {
     };
 }
 
-engines! { memory redis_tcp redis_unix redis_tls memcached_one memcached_three }
+engines! {
+    memory redis_tcp redis_unix redis_tls memcached_one memcached_three memcached_as_python
+}
 
 #[test]
 fn no_engine_and_no_fact_is_left_out() {
-    assert_eq!((ENGINES.len(), FACTS.len()), (6, 16));
+    assert_eq!((ENGINES.len(), FACTS.len()), (7, 16));
 }
 
 async fn created_record_is_loaded_and_is_not_created_again(subject: Arc<Subject>) {
@@ -457,6 +475,30 @@ async fn distrusted_connections_are_replaced(subject: Arc<Subject>) {
     for connection in subject.connections() {
         assert!(!before.contains(&connection), "{connection} is still used");
     }
+}
+
+#[tokio::test]
+async fn another_database_is_another_store() {
+    let server = RedisServer::start();
+    let storage = storage(Engine::Redis(redis(tcp(server.port()))));
+    let first = Store::connect(&storage, &MemoryStore::for_storage(&storage)).await;
+    let (first, second) = (first.unwrap(), Store::connect_database(&storage, 1).await);
+    let second = second.unwrap();
+    let key = key("both");
+    stored(&first, &key, b"session").await;
+    let version = stored(&second, &key, b"notification").await;
+    assert_eq!(loaded(&first, &key).await.as_deref(), Some(&b"session"[..]));
+    let removed = second.remove(&key, &version).await;
+    assert!(matches!(removed, Ok(Replaced::Stored(_))), "{removed:?}");
+    assert_eq!(loaded(&second, &key).await, None);
+    assert!(loaded(&first, &key).await.is_some());
+}
+
+#[tokio::test]
+async fn other_engines_have_no_databases() {
+    let storage = storage(Engine::Memory { max_bytes: 1 << 20 });
+    let opened = Store::connect_database(&storage, 1).await;
+    assert!(matches!(opened, Err(StoreError::Refused(_))), "{opened:?}");
 }
 
 impl Subject {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pycket::config::{Engine, Redis, RedisTls, Secret, Storage};
+use pycket::config::{Engine, Redis, RedisTls, Routing, Secret, Storage};
 use pycket::store::{Created, MemoryStore, Replaced, Store, StoreError};
 
 use crate::servers::{MemcachedServer, RedisOptions, RedisServer, Reply};
@@ -35,6 +35,7 @@ async fn open_memcached(server: &MemcachedServer) -> Store {
 fn memcached(servers: Vec<String>) -> Engine {
     Engine::Memcached {
         servers,
+        routing: Routing::Rendezvous,
         max_connections: 4,
     }
 }

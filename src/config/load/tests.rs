@@ -4,7 +4,9 @@ use proptest::prelude::*;
 
 use super::super::summary;
 use super::*;
-use crate::config::{RedisAddress, Storage};
+use crate::config::{
+    Format, NotificationPlace, PycketFormat, PythonMemcached, RedisAddress, Routing, Storage,
+};
 use crate::cookie::Expires;
 
 const REFERENCE: &str = include_str!("../../../pycket.toml");
@@ -104,6 +106,12 @@ fn the_lines_of_the_reference_that_are_commented_out_are_keys_with_good_values()
          password = { env = 'REDIS_PASSWORD' }\ndatabase = 0",
         "engine = 'memcached'\n[storage]\nservers = ['127.0.0.1:11211']\nmax_connections = 8\n\
          timeout = '1s'\nconnect_timeout = '2s'\nbreaker_failures = 5\nbreaker_retry = '1s'",
+        "engine = 'redis'\n[storage]\nhost = '127.0.0.1'\nport = 6379",
+        "engine = 'redis'\n[storage]\nunix_socket_path = '/run/redis/redis.sock'",
+        "engine = 'redis'\n[storage]\nformat = 'pycket'\ndb_sessions = 0\ndb_notifications = 1\n\
+         pickle_protocol = 2\nwritable = true",
+        "engine = 'memcached'\n[storage]\nformat = 'pycket'\npython_memcached = '1.62'\n\
+         servers = ['10.0.0.5:11211', ['10.0.0.6:11211', 2]]\nnotification_names = ['flash']",
         "[cookies]\ndomain = 'example.com'\nexpires = 2030-01-01T00:00:00Z\nmax_age = '30d'",
         "[headers]\nexpose = ['user', 'theme']\n[headers.inject]\n'X-Remote-User' = 'user'\n\
          'X-Display-Name' = { value = 'name', encode = 'utf-8' }",
@@ -130,6 +138,25 @@ fn the_defaults_of_redis_and_memcached_are_those_that_the_reference_comments() {
     let text = |storage: Storage| format!("{storage:?}");
     assert_eq!(text(storage("redis")), text(spelt_out(&redis)));
     assert_eq!(text(storage("memcached")), text(spelt_out(&memcached)));
+    let by_host = "engine = 'redis'\n[storage]\nhost = '127.0.0.1'\nport = 6379";
+    assert_eq!(text(storage("redis")), text(spelt_out(by_host)));
+    let pycket = [
+        (
+            "redis",
+            "",
+            "db_sessions = 0\ndb_notifications = 1\npickle_protocol = 2\nwritable = true",
+        ),
+        (
+            "memcached",
+            "notification_names = ['flash']",
+            "python_memcached = '1.62'\npickle_protocol = 2\nwritable = true",
+        ),
+    ];
+    for (engine, needed, defaults) in pycket {
+        let start = format!("engine = '{engine}'\n[storage]\nformat = 'pycket'\n{needed}\n");
+        let spelt_out = spelt_out(&format!("{start}{defaults}"));
+        assert_eq!(text(file(&start).unwrap().storage), text(spelt_out));
+    }
 }
 
 #[test]
@@ -569,7 +596,6 @@ fn keys_without_effect_are_refused() {
     insta::assert_snapshot!(mistakes("engine = 'redis'\n[storage]\ntls_ca_file = 'ca'"), @r#"storage.tls_ca_file: has no effect without TLS; url = "rediss://...""#);
     insta::assert_snapshot!(mistakes("engine = 'memcached'\n[storage]\nurl = 'x'"), @r#"storage.url: has no effect with engine = "memcached"; remove it, or set engine = "redis""#);
     insta::assert_snapshot!(mistakes("engine = 'file'\n[storage]\nurl = 'x'"), @r#"engine: engine "file" is not in this version yet; "memory", "redis" or "memcached""#);
-    insta::assert_snapshot!(mistakes("[storage]\nformat = 'pycket'"), @r#"storage.format: format "pycket" is not in this version yet; "native""#);
     insta::assert_snapshot!(mistakes("[cookies]\nsigning_key_version = 1"), @"cookies.signing_key_version: has no effect without [cookies.secrets]; remove it, or give the secrets by key version");
 }
 
@@ -645,6 +671,262 @@ fn what_stands_in_the_url_of_redis_stands_nowhere_else() {
     storage.database: it stands in `url` too; give it in one of the two places
     "#);
     insta::assert_snapshot!(with("username = 'u'"), @"storage.username: a user without a password; set `password` too");
+}
+
+fn with_engine(engine: &str, keys: &str) -> String {
+    mistakes(&format!("engine = '{engine}'\n[storage]\n{keys}"))
+}
+
+fn storage_of(engine: &str, keys: &str) -> Storage {
+    let text = format!("engine = '{engine}'\n[storage]\n{keys}");
+    file(&text).unwrap_or_else(|e| panic!("{e}")).storage
+}
+
+#[test]
+fn redis_is_found_by_the_keys_of_the_python_library_too() {
+    let address = |keys: &str| {
+        let Engine::Redis(redis) = storage_of("redis", keys).engine else {
+            unreachable!("the engine is redis");
+        };
+        redis.address
+    };
+    let tcp = |host: &str, port| RedisAddress::Tcp {
+        host: host.to_owned(),
+        port,
+    };
+    assert_eq!(address("host = 'db'"), tcp("db", 6379));
+    assert_eq!(address("port = 7000"), tcp("127.0.0.1", 7000));
+    assert_eq!(address("host = '::1'\nport = 7000"), tcp("::1", 7000));
+    assert_eq!(address("host = '[::1]'"), tcp("::1", 6379));
+    assert_eq!(
+        address("unix_socket_path = '/run/redis.sock'"),
+        RedisAddress::Unix("/run/redis.sock".into())
+    );
+    for host in ["", "db:7000", "me@db", "redis://db", "db/0", "a b", "[db]"] {
+        let text = with_engine("redis", &format!("host = '{host}'"));
+        assert!(text.starts_with("storage.host: "), "{host}: {text}");
+    }
+    insta::assert_snapshot!(with_engine("redis", "url = 'redis://db'\nhost = 'db'\nport = 1\nunix_socket_path = '/x'"), @"
+    storage.host: stands beside `url`, which says too where the server is; keep one of the two
+    storage.port: stands beside `url`, which says too where the server is; keep one of the two
+    storage.unix_socket_path: stands beside `url`, which says too where the server is; keep one of the two
+    ");
+    insta::assert_snapshot!(with_engine("redis", "port = 1\nunix_socket_path = '/x'"), @"storage.port: stands beside `unix_socket_path`, which says too where the server is; keep one of the two");
+    insta::assert_snapshot!(with_engine("redis", "port = 0\nunix_socket_path = 'x'"), @r#"
+    storage.port: 0 is out of range; a whole number from 1 to 65535
+    storage.unix_socket_path: the socket's path is not absolute; "/run/redis/redis.sock"
+    "#);
+    insta::assert_snapshot!(with_engine("redis", "host = 'db:7000'"), @r#"storage.host: not the name or address of a host; the host alone, like "localhost"; `port` is a key of its own"#);
+    insta::assert_snapshot!(with_engine("redis", "max_connections = 8"), @r#"storage.max_connections: has no effect with engine = "redis": each worker has one connection, which all of its requests share; remove it"#);
+    insta::assert_snapshot!(with_engine("memcached", "host = 'db'"), @r#"storage.host: has no effect with engine = "memcached"; remove it, or set engine = "redis""#);
+}
+
+#[test]
+fn settings_of_the_python_library_that_mean_nothing_here_say_what_does() {
+    let keys = "db = 0\nsocket_timeout = 0.5\nssl = true\ndecode_responses = false\n\
+                connection_pool = 'x'\nretry_on_timeout = true";
+    insta::assert_snapshot!(with_engine("redis", keys), @r#"
+    storage.db: never had an effect: the Python library overwrites it; remove it; `database` chooses the database
+    storage.socket_timeout: this is `timeout` here; timeout = "1s", with a unit
+    storage.ssl: TLS is chosen by the URL here; url = "rediss://host:6379", instead of `host` and `port`
+    storage.decode_responses: has no effect: a record is bytes, not text; remove it
+    storage.connection_pool: an object of Python can't stand here; `host`, `port`, `username` and `password`, or `url`
+    storage.retry_on_timeout: a write that may have happened is never sent again blindly; remove it; `session.commit_timeout` says how long a write is tried
+    "#);
+    let keys = "format = 'pycket'\nnotification_names = []\ndebug = 1\npickleProtocol = 2\n\
+                dead_retry = 30\nserver_max_value_length = 1048576\ndb = 1\n\
+                flush_on_reconnect = 0";
+    insta::assert_snapshot!(with_engine("memcached", keys), @r#"
+    storage.debug: messages are chosen by [log] here; level = "debug" under [log]
+    storage.pickleProtocol: has no effect: python-memcached gets sessions as bytes and pickles nothing; remove it; `pickle_protocol`, with format = "pycket", is for new records
+    storage.dead_retry: no other server stands in for one that is down; remove it; `breaker_retry` says how often it is tried again
+    storage.server_max_value_length: this is `session.max_record` here; max_record = "64KiB" under [session], up to 1MiB with memcached
+    storage.db: never had an effect: the Python library overwrites it; remove it; `db_sessions` and `db_notifications` choose the databases
+    storage.flush_on_reconnect: it would end all sessions of that server; remove it
+    "#);
+    let problems = variables(&[("PYCKET_STORAGE_DB", "1")]).unwrap_err();
+    insta::assert_snapshot!(problems, @"
+    error: storage.db: never had an effect: the Python library overwrites it
+     --> environment variable PYCKET_STORAGE_DB
+     = help: remove it; `database` chooses the database
+
+    1 mistake in the configuration
+    ");
+    // They are not suggested to anybody.
+    insta::assert_snapshot!(with_engine("redis", "sockettimeout = 1"), @"storage.sockettimeout: unknown key; did you mean `connect_timeout`?");
+}
+
+#[test]
+fn the_format_of_the_python_library_is_chosen_with_its_databases() {
+    let storage = storage_of("redis", "format = 'pycket'");
+    let defaults = PycketFormat {
+        notifications: NotificationPlace::Database {
+            sessions: 0,
+            notifications: 1,
+        },
+        protocol: 2,
+        writable: true,
+    };
+    assert_eq!(storage.format, Format::Pycket(defaults.clone()));
+    assert_eq!(storage.key_prefix, "");
+    let keys = "format = 'pycket'\nurl = 'redis://db'\ndb_sessions = 10\ndb_notifications = 11\n\
+                pickle_protocol = 4";
+    let storage = storage_of("redis", keys);
+    let expected = PycketFormat {
+        notifications: NotificationPlace::Database {
+            sessions: 10,
+            notifications: 11,
+        },
+        protocol: 4,
+        ..defaults
+    };
+    assert_eq!(storage.format, Format::Pycket(expected));
+    let Engine::Redis(redis) = storage.engine else {
+        unreachable!("the engine is redis");
+    };
+    assert_eq!(redis.database, 10);
+    let keys = "format = 'pycket'\ndb_sessions = 1\nnotification_names = ['flash', 'ok']\n\
+                writable = false";
+    let expected = PycketFormat {
+        notifications: NotificationPlace::SameRecord {
+            names: vec!["flash".to_owned(), "ok".to_owned()],
+        },
+        writable: false,
+        ..defaults
+    };
+    let storage = storage_of("redis", keys);
+    assert_eq!(storage.format, Format::Pycket(expected));
+    assert!(matches!(storage.engine, Engine::Redis(redis) if redis.database == 1));
+    let none = storage_of("memcached", "format = 'pycket'\nnotification_names = []");
+    let Format::Pycket(none) = none.format else {
+        unreachable!("the format is pycket");
+    };
+    let names = NotificationPlace::SameRecord { names: Vec::new() };
+    assert_eq!(none.notifications, names);
+}
+
+#[test]
+fn keys_that_do_not_fit_the_format_are_refused() {
+    insta::assert_snapshot!(with_engine("memory", "format = 'pycket'\ndb_sessions = 3\nwritable = false"), @r#"storage.format: has no effect with engine = "memory": no application can share it; set engine = "redis" or "memcached", whichever the application uses"#);
+    let keys = "format = 'native'\ndb_notifications = 1\nnotification_names = []\n\
+                pickle_protocol = 2\nwritable = true\npython_memcached = '1.59'";
+    insta::assert_snapshot!(with_engine("redis", keys), @r#"
+    storage.db_notifications: has no effect with format = "native"; remove it; `database` chooses the database
+    storage.notification_names: has no effect with format = "native"; remove it, or set format = "pycket"
+    storage.pickle_protocol: has no effect with format = "native"; remove it, or set format = "pycket"
+    storage.writable: has no effect with format = "native"; remove it, or set format = "pycket"
+    storage.python_memcached: has no effect with format = "native"; remove it, or set format = "pycket"
+    "#);
+    let keys = "format = 'pycket'\nkey_prefix = ''\ndatabase = 3\nurl = 'redis://db/3'\n\
+                notification_names = ['x']\npickle_protocol = 6\npython_memcached = '1.59'";
+    insta::assert_snapshot!(with_engine("redis", keys), @r#"
+    storage.key_prefix: has no effect with format = "pycket": the library's keys are the bare ids; remove it
+    storage.database: has no effect with format = "pycket", which has a database for sessions and one for notifications; `db_sessions` and `db_notifications`
+    storage.url: the database in it has no effect with format = "pycket", which has a database for sessions and one for notifications; remove it from the URL; `db_sessions` and `db_notifications`
+    storage.notification_names: has no effect: notifications are in a database of their own, 1; remove it
+    storage.pickle_protocol: 6 is out of range; a whole number from 0 to 5
+    storage.python_memcached: has no effect with engine = "redis"; remove it, or set engine = "memcached"
+    "#);
+    insta::assert_snapshot!(with_engine("redis", "format = 'pycket'\ndb_notifications = 0"), @r#"storage.notification_names: it is not said which names are notifications: `db_sessions` and `db_notifications` are both 0, so they are in the session's record, as if they were values; notification_names = ["flash"], all that the application uses, or [] for none"#);
+    insta::assert_snapshot!(with_engine("redis", "format = 'pycket'\nwritable = false\npickle_protocol = 2"), @"storage.pickle_protocol: has no effect with writable = false: there are no new records; remove one of the two");
+    insta::assert_snapshot!(with_engine("memcached", "format = 'pycket'\ndb_sessions = 0"), @r#"
+    storage.db_sessions: has no effect with engine = "memcached"; remove it, or set engine = "redis"
+    storage.notification_names: it is not said which names are notifications: memcached keeps them in the session's record, as if they were values; notification_names = ["flash"], all that the application uses, or [] for none
+    "#);
+    insta::assert_snapshot!(with_engine("memcached", "format = 'picket'\nwritable = false"), @r#"storage.format: unknown value `picket`; did you mean "pycket"?"#);
+    insta::assert_snapshot!(with_engine("redis", "format = 'pycket'\ndb_sessions = 256\nnotification_names = []"), @"storage.db_sessions: 256 is out of range; a whole number from 0 to 255");
+    let problems = variables(&[
+        ("PYCKET_ENGINE", "redis"),
+        ("PYCKET_STORAGE_FORMAT", "pycket"),
+        ("PYCKET_STORAGE_DATABASE", "1"),
+        ("PYCKET_STORAGE_MAX_CONNECTIONS", "1"),
+    ])
+    .unwrap_err();
+    insta::assert_snapshot!(problems, @r#"
+    error: storage.max_connections: has no effect with engine = "redis": each worker has one connection, which all of its requests share
+     --> environment variable PYCKET_STORAGE_MAX_CONNECTIONS
+     = help: remove it
+
+    error: storage.database: has no effect with format = "pycket", which has a database for sessions and one for notifications
+     --> environment variable PYCKET_STORAGE_DATABASE
+     = help: `db_sessions` and `db_notifications`
+
+    2 mistakes in the configuration
+    "#);
+}
+
+#[test]
+fn servers_of_memcached_are_written_as_for_python_memcached() {
+    let engine = |keys: &str| {
+        let Engine::Memcached {
+            servers, routing, ..
+        } = storage_of("memcached", keys).engine
+        else {
+            unreachable!("the engine is memcached");
+        };
+        (servers, routing)
+    };
+    let pycket = "format = 'pycket'\nnotification_names = []\n";
+    let python = |weights: &[u32], version| Routing::Python {
+        weights: weights.to_vec(),
+        version,
+    };
+    let servers = "servers = ['a:1', 'inet:b', ['inet6:[::1]:2', 3], ['c', 1]]";
+    let (addresses, routing) = engine(&format!("{pycket}{servers}"));
+    assert_eq!(addresses, ["a:1", "b:11211", "[::1]:2", "c:11211"]);
+    let newest = PythonMemcached::HashFromZero;
+    assert_eq!(routing, python(&[1, 1, 3, 1], newest));
+    for (version, expected) in [
+        ("1.48", PythonMemcached::HashFromOne),
+        ("1.59", PythonMemcached::HashFromOne),
+        ("1.60", newest),
+        ("1.62.0", newest),
+        ("2.0", newest),
+    ] {
+        let (_, routing) = engine(&format!("{pycket}python_memcached = '{version}'"));
+        assert_eq!(routing, python(&[1], expected), "{version}");
+    }
+    let (addresses, routing) = engine("servers = ['inet:a:1']");
+    assert_eq!(
+        (addresses, routing),
+        (vec!["a:1".to_owned()], Routing::Rendezvous)
+    );
+    let mistakes = with_engine(
+        "memcached",
+        &format!(
+            "{pycket}servers = ['unix:/run/m', ['a:1', 0], ['a:1'], [['a:1', 1], 1], 'a b', 7]\n\
+             python_memcached = 'newest'"
+        ),
+    );
+    insta::assert_snapshot!(mistakes, @r#"
+    storage.servers: sockets of memcached are not in this version; let memcached listen on a port (-l, -p) too: host:port, like 10.0.0.5:11211
+    storage.servers: 0 is out of range; a whole number from 1 to 1000000
+    storage.servers: a server with a weight is a list of two; ["10.0.0.5:11211", 2]
+    storage.servers: expected text, found a list; put it in double quotes
+    storage.servers: not the address of a server; host:port, like 10.0.0.5:11211
+    storage.servers: expected text, found a number; put it in double quotes
+    storage.python_memcached: not a version of python-memcached; as `pip show` says it, like "1.62"
+    "#);
+    insta::assert_snapshot!(with_engine("memcached", "servers = ['a:1', ['b:1', 2]]"), @r#"storage.servers: weights have no effect with format = "native": keys spread evenly; "b:1" alone"#);
+    for version in ["1", "1.", ".60", "1.x", "+1.60", "1.60.x", "1.60.", ""] {
+        let keys = format!("{pycket}python_memcached = '{version}'");
+        assert!(
+            with_engine("memcached", &keys).contains("python_memcached"),
+            "{version}"
+        );
+    }
+}
+
+#[test]
+fn the_summary_names_the_format() {
+    let storage = |engine: &str, keys: &str| {
+        let text = format!("engine = '{engine}'\n[storage]\nformat = 'pycket'\n{keys}");
+        let text = summary(&file(&text).unwrap());
+        text.lines().nth(1).unwrap().to_owned()
+    };
+    insta::assert_snapshot!(storage("redis", "writable = false"), @"storage   redis at 127.0.0.1:6379, database 0, format pycket, notifications in database 1, read-only");
+    insta::assert_snapshot!(storage("redis", "db_sessions = 1\nnotification_names = []"), @"storage   redis at 127.0.0.1:6379, database 1, format pycket, no notifications");
+    insta::assert_snapshot!(storage("memcached", "notification_names = ['flash', 'ok']"), @"storage   memcached at 127.0.0.1:11211, format pycket, notifications are flash, ok");
 }
 
 #[test]
@@ -787,16 +1069,21 @@ proptest! {
     ) {
         let _unused = file(&format!("{key} = {value}"));
         let _unused = file(&format!("engine = 'redis'\n{key} = {value}"));
+        let pycket = "engine = 'memcached'\nstorage.format = 'pycket'";
+        let _unused = file(&format!("{pycket}\n{key} = {value}"));
     }
 }
 
 /// One key of each kind.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 19] = [
     "listen",
     "upstream",
     "workers",
     "storage.url",
     "storage.servers",
+    "storage.host",
+    "storage.notification_names",
+    "storage.python_memcached",
     "storage.max_memory",
     "cookies.secret",
     "cookies.expires",
