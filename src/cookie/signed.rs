@@ -305,21 +305,28 @@ impl Keyring {
         }
     }
 
+    /// The number that [`sign`](Self::sign) writes; 0 for a plain secret.
+    pub fn signing_key_version(&self) -> u32 {
+        match &self.0 {
+            Keys::Single { .. } => 0,
+            Keys::Versioned { signing, .. } => *signing,
+        }
+    }
+
     /// Signs a value for a name, in version 2.
     ///
     /// Of a name that is not ASCII the length is written in bytes. Tornado writes characters, and
     /// can't read that itself.
     pub fn sign(&self, name: &str, value: &[u8], now: Timestamp) -> String {
-        let (key_version, key) = match &self.0 {
-            Keys::Single { sha256, .. } => (0, sha256),
-            Keys::Versioned {
-                signing,
-                signing_key,
-                ..
-            } => (*signing, signing_key),
+        let key = match &self.0 {
+            Keys::Single { sha256, .. } => sha256,
+            Keys::Versioned { signing_key, .. } => signing_key,
         };
         let mut text = String::from("2|");
-        push_field(&mut text, itoa::Buffer::new().format(key_version));
+        push_field(
+            &mut text,
+            itoa::Buffer::new().format(self.signing_key_version()),
+        );
         push_field(&mut text, itoa::Buffer::new().format(now.as_secs()));
         push_field(&mut text, name);
         push_field(&mut text, &STANDARD.encode(value));

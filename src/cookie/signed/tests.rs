@@ -264,7 +264,9 @@ fn what_does_not_count_still_says_when_it_was_signed_and_for_which_name() {
 fn secrets_tell_their_numbers() {
     let keys = versioned(&[(12, "twelve"), (1, "one")], 12);
     assert_eq!(keys.key_versions(), [1, 12]);
+    assert_eq!(keys.signing_key_version(), 12);
     assert_eq!(keyring().key_versions(), [0; 0]);
+    assert_eq!(keyring().signing_key_version(), 0);
 }
 
 #[test]
