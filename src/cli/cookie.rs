@@ -59,6 +59,9 @@ secret from them.
 Exit codes: 0 valid, 1 not valid, 2 wrong arguments, 78 wrong configuration.";
 
 const SIGN_HELP: &str = "\
+The value is any bytes; the proxy's own are session ids. Write `--` before a value
+that begins with a hyphen.
+
   pycket cookie sign --secret 'the secret' 2c7ae81f-0176-4076-bc2a-7efc4aeb7ac5
 
 Other users of the machine can see arguments: PYCKET_SECRET and --config keep a

@@ -28,7 +28,7 @@ impl Said {
     }
 
     fn json(&self) -> Value {
-        assert_eq!(self.stdout.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert_eq!(self.text().lines().count(), 1);
         serde_json::from_slice(&self.stdout).expect("the output is JSON")
     }
 }
@@ -94,7 +94,8 @@ fn flags_of(case: &Value) -> Vec<String> {
     flags
 }
 
-/// What a case says about the cookie by itself, in the terms of the command.
+/// The value that a case has; `None` for an invalid one. Where reading may be stricter than
+/// Tornado's, it is.
 fn expected_of(case: &Value) -> Option<Vec<u8>> {
     if case.get("strict_expected_b64").is_some() {
         bytes_of(case, "strict_expected_b64")
@@ -185,7 +186,7 @@ fn recorded_values_are_written_as_by_tornado() {
 
 #[test]
 fn a_person_reads_what_is_wrong() {
-    let at = |at, cookie_| cookie(["verify", "--secret", SECRET, "--at", at, cookie_], "");
+    let at = |moment, value| cookie(["verify", "--secret", SECRET, "--at", moment, value], "");
     let valid = at("1300086400", COOKIE);
     assert_eq!(valid.code, Some(0));
     insta::assert_snapshot!(valid.text(), @r"
