@@ -4,6 +4,7 @@
 //! its own. Errors go to the standard error, results to the standard output.
 
 mod check;
+mod cookie;
 mod demo;
 mod keygen;
 mod run;
@@ -30,6 +31,9 @@ const FAILED: u8 = 1;
 /// are 2, which is clap's.
 const BAD_CONFIGURATION: u8 = 78;
 
+/// Exit code of wrong arguments, the same as clap's.
+const WRONG_ARGUMENTS: u8 = 2;
+
 /// Names the configuration file where no flag does.
 const CONFIG_VARIABLE: &str = "PYCKET_CONFIG";
 
@@ -40,6 +44,7 @@ const CONFIG_VARIABLE: &str = "PYCKET_CONFIG";
     version,
     arg_required_else_help = true,
     after_help = "Exit codes: 0 fine, 1 could not start or serve, 2 wrong arguments, 78 wrong configuration.\n\
+                  `pycket cookie verify` has 1 for a cookie that is not valid.\n\
                   `pycket --help` says what an application sees and answers.",
     after_long_help = include_str!("cli/help.txt")
 )]
@@ -56,6 +61,9 @@ enum Command {
     Check(Configuration),
     /// Make a secret to sign cookies with
     Keygen,
+    /// Say what is wrong with a cookie, or sign one
+    #[command(subcommand)]
+    Cookie(cookie::Command),
     /// Run the proxy in front of a small application, to try it out
     Demo {
         /// Where to listen
@@ -109,6 +117,11 @@ enum Failure {
     },
     #[error("the environment variable {0} is not UTF-8")]
     Variable(String),
+    /// Arguments that are wrong together; said without what could be a secret.
+    #[error("{0}")]
+    Arguments(String),
+    #[error("can't read the standard input")]
+    Input(#[source] io::Error),
     #[error("can't write the result")]
     Output(#[from] io::Error),
     #[error("the operating system gives no randomness")]
@@ -131,7 +144,7 @@ pub fn main(
         }
     };
     match execute(arguments.command, environment) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => fail(&failure),
     }
 }
@@ -139,27 +152,31 @@ pub fn main(
 fn execute(
     command: Command,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Result<(), Failure> {
+) -> Result<ExitCode, Failure> {
     match command {
         Command::Run(options) => {
             let (config, warnings) = configure(options, environment)?;
             show_warnings(&warnings);
-            run::run(config).map_err(Failure::Run)
+            run::run(config).map_err(Failure::Run)?;
         }
         Command::Check(options) => {
             let (config, warnings) = configure(options, environment)?;
             show_warnings(&warnings);
-            Ok(check::check(&config, &mut io::stdout().lock())?)
+            check::check(&config, &mut io::stdout().lock())?;
         }
-        Command::Keygen => keygen::keygen(&mut io::stdout().lock()),
-        Command::Demo { listen } => demo::demo(listen).map_err(Failure::Run),
+        Command::Keygen => keygen::keygen(&mut io::stdout().lock())?,
+        Command::Cookie(command) => {
+            return cookie::run(command, environment, &mut io::stdout().lock());
+        }
+        Command::Demo { listen } => demo::demo(listen).map_err(Failure::Run)?,
         Command::Completions { shell } => {
             // Collected first: clap_complete panics when its writer fails.
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "pycket", &mut script);
-            Ok(io::stdout().lock().write_all(&script)?)
+            io::stdout().lock().write_all(&script)?;
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn configure(
@@ -233,6 +250,8 @@ fn fail(failure: &Failure) -> ExitCode {
         }
         Failure::Configuration(problems) => (BAD_CONFIGURATION, report(problems, colours())),
         Failure::File { .. } | Failure::Variable(_) => (BAD_CONFIGURATION, plain(failure)),
+        // Not 1: nothing was said about a cookie.
+        Failure::Arguments(_) | Failure::Input(_) => (WRONG_ARGUMENTS, plain(failure)),
         Failure::Output(_) | Failure::Randomness(_) | Failure::Run(_) => (FAILED, plain(failure)),
     };
     // Where nobody reads the reason, the code still says it.

@@ -10,7 +10,7 @@ mod jar;
 mod problems;
 mod set_cookie;
 
-pub use jar::{read, strip};
+pub use jar::{read, strip, unquote, values};
 pub use problems::Problem;
 pub use set_cookie::{expire, issue};
 
@@ -35,6 +35,8 @@ pub enum Presented {
         id: SessionId,
         /// When it was signed.
         issued: Timestamp,
+        /// The version of the signed value: 1 or 2.
+        version: u8,
     },
 }
 
@@ -45,6 +47,8 @@ pub struct CookiePolicy {
     pub name: String,
     /// The secrets: one signs, all verify.
     pub keyring: Keyring,
+    /// The version of the signed value that is written.
+    pub version: SigningVersion,
     /// The oldest version of the signed value that is accepted: 1 or 2.
     pub min_version: u8,
     /// A cookie that was signed longer ago is expired. In days, as in Tornado; 31 by default.
@@ -63,6 +67,17 @@ pub struct CookiePolicy {
     pub partitioned: bool,
     /// How long the cookie outlives the browser.
     pub expiry: Expiry,
+}
+
+/// The version of the signed value that is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SigningVersion {
+    /// Version 1, the only one that Tornado before 3.2.1 reads.
+    V1,
+    /// Version 2.
+    V2,
+    /// That of the valid cookie that came with the request; version 2 when none came.
+    Same,
 }
 
 /// When the cookie is marked `Secure`.
@@ -114,6 +129,7 @@ mod tests {
         CookiePolicy {
             name: "PYCKET_ID".to_owned(),
             keyring: Keyring::single(b"Python rocks!"),
+            version: SigningVersion::V2,
             min_version: 1,
             max_age_days: 31,
             path: "/".to_owned(),

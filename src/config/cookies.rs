@@ -10,7 +10,7 @@ use super::tree::{Entry, Node, Origin, Value};
 use super::units;
 use crate::clock::Timestamp;
 use crate::cookie::signed::Keyring;
-use crate::cookie::{CookiePolicy, Expires, Expiry, SameSite, Secure};
+use crate::cookie::{CookiePolicy, Expires, Expiry, SameSite, Secure, SigningVersion};
 
 /// The usual place of the secret.
 const SECRET_VARIABLE: &str = "PYCKET_SECRET";
@@ -29,6 +29,9 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Option<CookiePolicy> {
             .unwrap_or_else(|| "PYCKET_ID".to_owned()),
         // The attributes are checked without a secret too, so that all mistakes show at once.
         keyring: keyring.clone().unwrap_or_else(|| Keyring::single(b"")),
+        version: section
+            .read("version", version)
+            .unwrap_or(SigningVersion::V2),
         min_version: section
             .read("min_version", parse::integer(1, 2))
             .unwrap_or(1),
@@ -56,6 +59,15 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Option<CookiePolicy> {
     }
     section.finish();
     keyring.map(|_| policy)
+}
+
+fn version(node: &Node) -> Result<SigningVersion, Wrong> {
+    match parse::as_integer(&node.value) {
+        Some(1) => Ok(SigningVersion::V1),
+        Some(2) => Ok(SigningVersion::V2),
+        None if node.value.as_text() == Some("same") => Ok(SigningVersion::Same),
+        Some(_) | None => Err(Wrong::new("unknown value", "2, 1 or \"same\"")),
+    }
 }
 
 fn secure(node: &Node) -> Result<Secure, Wrong> {

@@ -25,8 +25,8 @@ use crate::session::SessionId;
 pub fn read(headers: &HeaderMap, policy: &CookiePolicy, now: Timestamp) -> Presented {
     let mut closest = Presented::Absent;
     for line in headers.get_all(COOKIE) {
-        for value in pairs(line.as_bytes()).filter_map(|pair| value_of(pair, &policy.name)) {
-            let presented = judge(&unquote(value), policy, now);
+        for value in values(line.as_bytes(), &policy.name) {
+            let presented = judge(&value, policy, now);
             if matches!(presented, Presented::Verified { .. }) {
                 return presented;
             }
@@ -36,6 +36,13 @@ pub fn read(headers: &HeaderMap, policy: &CookiePolicy, now: Timestamp) -> Prese
         }
     }
     closest
+}
+
+/// The values of this name in one `Cookie` line, in their order and without their quotes.
+pub fn values<'a>(line: &'a [u8], name: &'a str) -> impl Iterator<Item = Cow<'a, [u8]>> {
+    pairs(line)
+        .filter_map(move |pair| value_of(pair, name))
+        .map(unquote)
 }
 
 /// Cuts every cookie of this name out of the `Cookie` lines.
@@ -91,6 +98,7 @@ fn judge(value: &[u8], policy: &CookiePolicy, now: Timestamp) -> Presented {
             Ok(id) => Presented::Verified {
                 id,
                 issued: Timestamp::from_secs(verified.timestamp_secs),
+                version: verified.version,
             },
             Err(_not_an_id) => Presented::Malformed,
         },
@@ -182,8 +190,9 @@ fn trim(text: &[u8]) -> &[u8] {
 }
 
 /// Undoes the quoting of Python 2's cookie library, which puts a Tornado value in double quotes and
-/// may write a byte as `\ooo`, or any character as itself with a backslash in front.
-fn unquote(value: &[u8]) -> Cow<'_, [u8]> {
+/// may write a byte as `\ooo`, or any character as itself with a backslash in front. What does not
+/// stand in double quotes stays as it is.
+pub fn unquote(value: &[u8]) -> Cow<'_, [u8]> {
     let Some(quoted) = value
         .strip_prefix(b"\"")
         .and_then(|value| value.strip_suffix(b"\""))
@@ -245,6 +254,7 @@ mod tests {
         Presented::Verified {
             id: SessionId::parse(ID.as_bytes()).unwrap(),
             issued: NOW,
+            version: 2,
         }
     }
 
@@ -354,7 +364,9 @@ mod tests {
         let mut policy = policy();
         let v1 = policy.keyring.sign_v1("PYCKET_ID", ID.as_bytes(), NOW);
         let headers = headers(&[format!("PYCKET_ID={}", v1.unwrap())]);
-        assert_eq!(read(&headers, &policy, NOW), verified());
+        let Presented::Verified { version: 1, .. } = read(&headers, &policy, NOW) else {
+            panic!("{:?}", read(&headers, &policy, NOW));
+        };
 
         policy.max_age_days = 1;
         let two_days_later = NOW.after(Duration::from_hours(48));

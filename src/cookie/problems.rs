@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::{CookiePolicy, SameSite, Secure};
+use super::{CookiePolicy, SameSite, Secure, SigningVersion};
 
 /// A setting of the cookie that can't work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,20 @@ impl CookiePolicy {
         }
         if !matches!(self.min_version, 1 | 2) {
             report("cookies.min_version", "expected 1 or 2");
+        }
+        if self.version == SigningVersion::V1 {
+            if !self.keyring.key_versions().is_empty() {
+                report(
+                    "cookies.version",
+                    "version 1 of the signed value can't say which of [cookies.secrets] signed it: expected 2, or one secret in `cookies.secret`",
+                );
+            }
+            if self.min_version > 1 {
+                report(
+                    "cookies.version",
+                    "the proxy would refuse its own cookies, as `cookies.min_version` is 2: expected 2 here, or 1 there",
+                );
+            }
         }
         if !is_path(&self.path) {
             report(
@@ -135,6 +149,7 @@ fn is_domain(domain: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cookie::signed::Keyring;
     use crate::cookie::tests::policy;
 
     fn text(policy: &CookiePolicy) -> String {
@@ -269,6 +284,26 @@ mod tests {
             assert_eq!(problems[0].key, "cookies.domain", "{domain}");
         }
         insta::assert_snapshot!(text(&with_domain("a:80")), @"cookies.domain: expected a host name such as `example.com` in ASCII, without scheme, port or path");
+    }
+
+    #[test]
+    fn version_1_goes_with_a_plain_secret_and_a_minimum_of_1() {
+        let keys = [(7, b"seven".to_vec())].into_iter().collect();
+        let mut policy = CookiePolicy {
+            version: SigningVersion::V1,
+            ..policy()
+        };
+        assert_eq!(policy.problems(), []);
+        policy.min_version = 2;
+        policy.keyring = Keyring::versioned(keys, 7).unwrap();
+        insta::assert_snapshot!(text(&policy), @r"
+        cookies.version: version 1 of the signed value can't say which of [cookies.secrets] signed it: expected 2, or one secret in `cookies.secret`
+        cookies.version: the proxy would refuse its own cookies, as `cookies.min_version` is 2: expected 2 here, or 1 there
+        ");
+        for version in [SigningVersion::V2, SigningVersion::Same] {
+            policy.version = version;
+            assert_eq!(policy.problems(), []);
+        }
     }
 
     #[test]

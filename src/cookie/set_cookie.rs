@@ -9,13 +9,16 @@ use ::cookie::{Cookie, time};
 use bytes::Bytes;
 use http::header::HeaderValue;
 
-use super::{CookiePolicy, Expires, SameSite, Secure};
+use super::{CookiePolicy, Expires, SameSite, Secure, SigningVersion};
 use crate::clock::Timestamp;
 use crate::session::SessionId;
 
 const SECS_PER_DAY: u64 = 24 * 60 * 60;
 
 /// Signs the id and writes the line that sets the cookie.
+///
+/// `presented` is the version of the valid cookie that came with the request, for
+/// [`SigningVersion::Same`]; `None` when none came.
 ///
 /// `persist` is what the application chose for this session: with `Some(false)` the cookie ends
 /// with the browser; with `Some(true)` it outlives it, for as long as the signature is valid where
@@ -33,11 +36,12 @@ const SECS_PER_DAY: u64 = 24 * 60 * 60;
 pub fn issue(
     policy: &CookiePolicy,
     id: &SessionId,
+    presented: Option<u8>,
     persist: Option<bool>,
     secure_connection: bool,
     now: Timestamp,
 ) -> HeaderValue {
-    let signed = policy.keyring.sign(&policy.name, &id.text(), now);
+    let signed = sign(policy, id, presented, now);
     let mut cookie = with_attributes(policy, signed, secure_connection);
     if persist != Some(false) {
         let expires = policy.expiry.expires.map(|expires| match expires {
@@ -69,6 +73,21 @@ pub fn expire(policy: &CookiePolicy, secure_connection: bool) -> HeaderValue {
     cookie.set_expires(time::OffsetDateTime::UNIX_EPOCH);
     cookie.set_max_age(time::Duration::ZERO);
     header(&cookie)
+}
+
+fn sign(policy: &CookiePolicy, id: &SessionId, presented: Option<u8>, now: Timestamp) -> String {
+    let in_version_1 = match policy.version {
+        SigningVersion::V1 => true,
+        SigningVersion::V2 => false,
+        SigningVersion::Same => presented == Some(1),
+    };
+    let keyring = &policy.keyring;
+    let signed = in_version_1.then(|| keyring.sign_v1(&policy.name, &id.text(), now));
+    // Secrets with key versions can't sign version 1: problems() refuses that setting, and no
+    // version 1 value of theirs is valid.
+    signed
+        .flatten()
+        .unwrap_or_else(|| keyring.sign(&policy.name, &id.text(), now))
 }
 
 /// What setting and expiring have in common.
@@ -133,7 +152,7 @@ mod tests {
 
     /// The attributes of a set cookie, without name and value.
     fn attributes(policy: &CookiePolicy, persist: Option<bool>, tls: bool) -> String {
-        let line = issue(policy, &id(), persist, tls, NOW);
+        let line = issue(policy, &id(), None, persist, tls, NOW);
         text(&line).split_once(';').unwrap().1.to_owned()
     }
 
@@ -154,13 +173,13 @@ mod tests {
 
     #[test]
     fn a_set_cookie_has_the_bare_signed_value() {
-        let line = issue(&policy(), &id(), None, false, NOW);
+        let line = issue(&policy(), &id(), None, None, false, NOW);
         insta::assert_snapshot!(text(&line), @"PYCKET_ID=2|1:0|10:1300000000|9:PYCKET_ID|48:MmM3YWU4MWYtMDE3Ni00MDc2LWJjMmEtN2VmYzRhZWI3YWM1|393d1d1ef13bf9a8e6a5e0665e1b3ec9602e3100817297b4353b5b86400b9868; HttpOnly; SameSite=Lax; Path=/");
     }
 
     #[test]
     fn what_is_issued_is_read_back() {
-        let line = issue(&policy(), &id(), None, false, NOW);
+        let line = issue(&policy(), &id(), None, None, false, NOW);
         let (pair, _) = text(&line).split_once(';').unwrap();
         let headers = [(http::header::COOKIE, pair.parse().unwrap())]
             .into_iter()
@@ -168,8 +187,29 @@ mod tests {
         let presented = Presented::Verified {
             id: id(),
             issued: NOW,
+            version: 2,
         };
         assert_eq!(read(&headers, &policy(), NOW), presented);
+    }
+
+    #[test]
+    fn the_signing_version_is_the_policys_or_that_of_the_cookie_that_came() {
+        let written = |version, presented| {
+            let policy = CookiePolicy {
+                version,
+                ..policy()
+            };
+            let line = issue(&policy, &id(), presented, None, false, NOW);
+            let is_v2 = text(&line).starts_with("PYCKET_ID=2|");
+            assert!(is_v2 || text(&line).starts_with("PYCKET_ID=MmM3YWU4"));
+            if is_v2 { 2 } else { 1 }
+        };
+        for presented in [None, Some(1), Some(2)] {
+            assert_eq!(written(SigningVersion::V1, presented), 1);
+            assert_eq!(written(SigningVersion::V2, presented), 2);
+            let same = presented.unwrap_or(2);
+            assert_eq!(written(SigningVersion::Same, presented), same);
+        }
     }
 
     #[test]
@@ -255,7 +295,7 @@ mod tests {
 
     #[test]
     fn lines_are_marked_sensitive() {
-        assert!(issue(&policy(), &id(), None, true, NOW).is_sensitive());
+        assert!(issue(&policy(), &id(), None, None, true, NOW).is_sensitive());
         assert!(expire(&policy(), true).is_sensitive());
     }
 }

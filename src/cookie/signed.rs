@@ -42,6 +42,8 @@ use crate::clock::Timestamp;
 /// who moves digits from the value to the seconds.
 const V1_FUTURE: Duration = Duration::from_hours(31 * 24);
 
+const SECS_PER_DAY: u64 = 24 * 60 * 60;
+
 /// The secrets: one signs, all verify.
 ///
 /// The state of each key is computed once, since every request verifies. `Debug` hides the keys.
@@ -89,6 +91,35 @@ pub struct Check<'a> {
     pub max_age_days: u32,
     /// The oldest version that is accepted: 1 or 2.
     pub min_version: u8,
+}
+
+/// When a value must have been signed: not too long ago, and in version 1 not too far ahead.
+///
+/// Seconds of signing are whole, so both ends are, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The first second that counts.
+    oldest_secs: i128,
+    /// The last second that counts in version 1; version 2 has none.
+    newest_v1_secs: i128,
+}
+
+/// A value that one of our secrets signed, whatever its name and age.
+///
+/// It does not count before [`Signed::accept`]; until then it serves to say why it does not.
+#[derive(Clone, Copy)]
+pub struct Signed<'a> {
+    /// The version of the signed value: 1 or 2.
+    pub version: u8,
+    /// The number of the secret, as the value has it; `None` in version 1.
+    pub key_version: Option<u32>,
+    /// The name that it was signed for. Version 1 does not carry it: `None`, and the signature was
+    /// right for the name that was asked for.
+    pub name: Option<&'a [u8]>,
+    /// When it was signed, in Unix seconds.
+    pub timestamp_secs: u64,
+    /// What was signed, in base64.
+    text: &'a [u8],
 }
 
 /// A value that one of our secrets signed, for this name and not too long ago.
@@ -163,21 +194,33 @@ impl Keyring {
         value: &[u8],
         now: Timestamp,
     ) -> Result<Verified, Invalid> {
+        let window = Window::new(check.max_age_days, now);
+        self.open(check.name, check.min_version, value)?
+            .accept(check.name, window)
+    }
+
+    /// The first half of [`verify`](Self::verify): checks version, form and signature, and gives
+    /// what a value says of itself. [`Signed::accept`] is the other half.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`], but for the reasons that [`Signed::accept`] gives.
+    pub fn open<'a>(
+        &self,
+        name: &str,
+        min_version: u8,
+        value: &'a [u8],
+    ) -> Result<Signed<'a>, Invalid> {
         match sniff_version(value) {
-            1 if check.min_version > 1 => Err(Invalid::VersionTooOld(1)),
-            2 if check.min_version > 2 => Err(Invalid::VersionTooOld(2)),
-            1 => self.verify_v1(check, value, now),
-            2 => self.verify_v2(check, value, now),
+            1 if min_version > 1 => Err(Invalid::VersionTooOld(1)),
+            2 if min_version > 2 => Err(Invalid::VersionTooOld(2)),
+            1 => self.open_v1(name, value),
+            2 => self.open_v2(value),
             other => Err(Invalid::UnknownVersion(other)),
         }
     }
 
-    fn verify_v2(
-        &self,
-        check: Check<'_>,
-        value: &[u8],
-        now: Timestamp,
-    ) -> Result<Verified, Invalid> {
+    fn open_v2<'a>(&self, value: &'a [u8]) -> Result<Signed<'a>, Invalid> {
         let (signed, signature) = value
             .iter()
             .rposition(|&byte| byte == b'|')
@@ -205,24 +248,16 @@ impl Keyring {
         if !fields.is_empty() {
             return Err(Invalid::Malformed(Part::Excess));
         }
-        if name != check.name.as_bytes() {
-            return Err(Invalid::OtherName);
-        }
-        check.age(timestamp_secs, now)?;
-        Ok(Verified {
-            value: Value::decode(text)?,
+        Ok(Signed {
             version: 2,
             key_version: Some(key_version),
+            name: Some(name),
             timestamp_secs,
+            text,
         })
     }
 
-    fn verify_v1(
-        &self,
-        check: Check<'_>,
-        value: &[u8],
-        now: Timestamp,
-    ) -> Result<Verified, Invalid> {
+    fn open_v1<'a>(&self, name: &str, value: &'a [u8]) -> Result<Signed<'a>, Invalid> {
         let mut fields = value.split(|&byte| byte == b'|');
         let (Some(text), Some(seconds), Some(signature), None) =
             (fields.next(), fields.next(), fields.next(), fields.next())
@@ -234,7 +269,7 @@ impl Keyring {
             return Err(Invalid::NoKeyVersion);
         };
         let mac = Hmac::clone(sha1)
-            .chain_update(check.name)
+            .chain_update(name)
             .chain_update(text)
             .chain_update(seconds);
         if mac.verify_slice(&signature).is_err() {
@@ -245,16 +280,21 @@ impl Keyring {
         let timestamp_secs = read_number(seconds)
             .filter(|&seconds| seconds > 0)
             .ok_or(Invalid::Malformed(Part::Timestamp))?;
-        check.age(timestamp_secs, now)?;
-        if Timestamp::from_secs(timestamp_secs) > now.after(V1_FUTURE) {
-            return Err(Invalid::Future);
-        }
-        Ok(Verified {
-            value: Value::decode(text)?,
+        Ok(Signed {
             version: 1,
             key_version: None,
+            name: None,
             timestamp_secs,
+            text,
         })
+    }
+
+    /// The numbers of the secrets, lowest first; none for a plain secret.
+    pub fn key_versions(&self) -> Vec<u32> {
+        match &self.0 {
+            Keys::Single { .. } => Vec::new(),
+            Keys::Versioned { keys, .. } => keys.keys().copied().collect(),
+        }
     }
 
     /// The key of a version 2 value.
@@ -265,21 +305,28 @@ impl Keyring {
         }
     }
 
+    /// The number that [`sign`](Self::sign) writes; 0 for a plain secret.
+    pub fn signing_key_version(&self) -> u32 {
+        match &self.0 {
+            Keys::Single { .. } => 0,
+            Keys::Versioned { signing, .. } => *signing,
+        }
+    }
+
     /// Signs a value for a name, in version 2.
     ///
     /// Of a name that is not ASCII the length is written in bytes. Tornado writes characters, and
     /// can't read that itself.
     pub fn sign(&self, name: &str, value: &[u8], now: Timestamp) -> String {
-        let (key_version, key) = match &self.0 {
-            Keys::Single { sha256, .. } => (0, sha256),
-            Keys::Versioned {
-                signing,
-                signing_key,
-                ..
-            } => (*signing, signing_key),
+        let key = match &self.0 {
+            Keys::Single { sha256, .. } => sha256,
+            Keys::Versioned { signing_key, .. } => signing_key,
         };
         let mut text = String::from("2|");
-        push_field(&mut text, itoa::Buffer::new().format(key_version));
+        push_field(
+            &mut text,
+            itoa::Buffer::new().format(self.signing_key_version()),
+        );
         push_field(&mut text, itoa::Buffer::new().format(now.as_secs()));
         push_field(&mut text, name);
         push_field(&mut text, &STANDARD.encode(value));
@@ -322,15 +369,69 @@ impl fmt::Debug for Keyring {
     }
 }
 
-impl Check<'_> {
-    /// Exactly the maximum is still valid; a millisecond more is not.
-    fn age(&self, timestamp_secs: u64, now: Timestamp) -> Result<(), Invalid> {
-        const SECS_PER_DAY: u64 = 24 * 60 * 60;
-        let max_age = Duration::from_secs(u64::from(self.max_age_days) * SECS_PER_DAY);
-        if now > Timestamp::from_secs(timestamp_secs).after(max_age) {
+impl Window {
+    /// At most this many days ago: exactly as many are still valid, a millisecond more is not.
+    pub fn new(max_age_days: u32, now: Timestamp) -> Self {
+        let max_age_secs = u64::from(max_age_days) * SECS_PER_DAY;
+        Self {
+            oldest_secs: i128::from(now.as_millis().div_ceil(1000)) - i128::from(max_age_secs),
+            newest_v1_secs: i128::from(now.as_secs()) + i128::from(V1_FUTURE.as_secs()),
+        }
+    }
+
+    /// As [`Window::new`], for any clock and any age, fractions and negative ones included: both in
+    /// nanoseconds, the clock's since the Unix epoch. Saturates at the far ends of time.
+    pub fn of_nanos(max_age_nanos: i128, now_nanos: i128) -> Self {
+        const NANOS_PER_SEC: i128 = 1_000_000_000;
+        let oldest_nanos = now_nanos.saturating_sub(max_age_nanos);
+        // Negated twice, the division rounds up.
+        let oldest_secs = -oldest_nanos.saturating_neg().div_euclid(NANOS_PER_SEC);
+        let now_secs = now_nanos.div_euclid(NANOS_PER_SEC);
+        Self {
+            oldest_secs,
+            newest_v1_secs: now_secs + i128::from(V1_FUTURE.as_secs()),
+        }
+    }
+}
+
+impl Signed<'_> {
+    /// The second half of [`Keyring::verify`]: checks name and time of signing, and gives what was
+    /// signed. `name` is the one that [`Keyring::open`] was asked for.
+    ///
+    /// # Errors
+    ///
+    /// - [`Invalid::OtherName`]: signed for another one.
+    /// - [`Invalid::Expired`] and [`Invalid::Future`]: signed outside of the window.
+    /// - [`Invalid::Malformed`] with [`Part::Value`]: what was signed is not base64.
+    pub fn accept(&self, name: &str, window: Window) -> Result<Verified, Invalid> {
+        if self.name.is_some_and(|signed| signed != name.as_bytes()) {
+            return Err(Invalid::OtherName);
+        }
+        let secs = i128::from(self.timestamp_secs);
+        if secs < window.oldest_secs {
             return Err(Invalid::Expired);
         }
-        Ok(())
+        if self.version == 1 && secs > window.newest_v1_secs {
+            return Err(Invalid::Future);
+        }
+        Ok(Verified {
+            value: Value::decode(self.text)?,
+            version: self.version,
+            key_version: self.key_version,
+            timestamp_secs: self.timestamp_secs,
+        })
+    }
+}
+
+/// It holds an id that is as good as a cookie.
+impl fmt::Debug for Signed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Signed(version {}, {} bytes)",
+            self.version,
+            self.text.len()
+        )
     }
 }
 

@@ -12,6 +12,8 @@ mod concurrency;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
+mod cookie_command;
+#[cfg(test)]
 mod doubt;
 #[cfg(test)]
 mod examples;

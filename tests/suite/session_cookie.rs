@@ -194,6 +194,53 @@ fn secrets_change_without_ending_sessions() {
 }
 
 #[test]
+fn cookie_is_written_in_the_version_that_is_set_or_in_the_same_that_came() {
+    let redis = RedisServer::start();
+    let app = obedient();
+    let with = |cookies: &str| {
+        let config = format!(
+            "listen = '127.0.0.1:0'\nupstream = 'http://{}'\n[cookies]\nsecret = '{SECRET}'\n{cookies}",
+            app.address()
+        );
+        Pycket::exactly(&config).redis(&redis).start()
+    };
+    let (old, same, new) = (with("version = 1"), with("version = 'same'"), with(""));
+    let strict = with("min_version = 2");
+    // A value of version 1 begins with the base64 of the id.
+    let version = |browser: &Browser| match cookie(browser) {
+        value if value.starts_with("2|1:0|") => 2,
+        value => {
+            assert_eq!(value.find('|'), Some(48), "{value}");
+            1
+        }
+    };
+    let renew = &["X-Session-Control: renew"];
+    let mut browser = Browser::at(&old);
+    post(&mut browser, "/", &["X-Session-Set: a=1"]);
+    assert_eq!(version(&browser), 1);
+    let first = cookie(&browser);
+    post(browser.go_to(&same), "/", renew);
+    assert_ne!(cookie(&browser), first);
+    assert_eq!(version(&browser), 1);
+    browser.go_to(&strict).get("/");
+    let seen = app.requests().pop().expect("it arrived");
+    assert_eq!(seen.header("X-Session-State"), Some("none"));
+    post(browser.go_to(&new), "/", renew);
+    assert_eq!(version(&browser), 2);
+    post(browser.go_to(&same), "/", renew);
+    assert_eq!(version(&browser), 2);
+    post(browser.go_to(&old), "/", renew);
+    assert_eq!(version(&browser), 1);
+    browser.go_to(&same).get("/");
+    let seen = app.requests().pop().expect("it arrived");
+    assert_eq!(seen.session(), json!({"a": "1"}));
+
+    let mut stranger = Browser::at(&same);
+    post(&mut stranger, "/", &["X-Session-Set: a=1"]);
+    assert_eq!(version(&stranger), 2);
+}
+
+#[test]
 fn cookie_is_secure_when_a_trusted_neighbour_says_that_the_browser_came_by_tls() {
     let cases = [
         ("forwarding.trust = ['127.0.0.0/8']", "https", true),

@@ -576,6 +576,54 @@ fn secrets_are_asked_for_where_they_are() {
 }
 
 #[test]
+fn the_signing_version_fits_the_secrets_and_the_minimum() {
+    use crate::cookie::SigningVersion;
+
+    let version = |text: &str| file(&format!("[cookies]\n{text}")).unwrap().cookie.version;
+    assert_eq!(version("version = 1"), SigningVersion::V1);
+    assert_eq!(version("version = 2\nmin_version = 2"), SigningVersion::V2);
+    assert_eq!(
+        version("version = 'same'\nsecrets = { 1 = 'x' }"),
+        SigningVersion::Same
+    );
+    let variable = |text| {
+        variables(&[("PYCKET_COOKIES_VERSION", text)])
+            .unwrap()
+            .cookie
+            .version
+    };
+    assert_eq!(variable("1"), SigningVersion::V1);
+    assert_eq!(variable("same"), SigningVersion::Same);
+
+    for wrong in ["3", "0", "true", "'Same'", "'1'"] {
+        let mistakes = mistakes(&format!("[cookies]\nversion = {wrong}"));
+        assert_eq!(
+            mistakes,
+            r#"cookies.version: unknown value; 2, 1 or "same""#
+        );
+    }
+    let report = |text: &str| file(text).unwrap_err().to_string();
+    insta::assert_snapshot!(report("[cookies]\nversion = 1\nsecrets = { 1 = 'x' }"), @r"
+    error: cookies.version: version 1 of the signed value can't say which of [cookies.secrets] signed it: expected 2, or one secret in `cookies.secret`
+      --> conf/pycket.toml:2:11
+      |
+    2 | version = 1
+      |           ^
+
+    1 mistake in the configuration
+    ");
+    insta::assert_snapshot!(report("[cookies]\nmin_version = 2\nversion = 1"), @r"
+    error: cookies.version: the proxy would refuse its own cookies, as `cookies.min_version` is 2: expected 2 here, or 1 there
+      --> conf/pycket.toml:3:11
+      |
+    3 | version = 1
+      |           ^
+
+    1 mistake in the configuration
+    ");
+}
+
+#[test]
 fn short_and_idle_secrets_get_a_warning() {
     let text = "[cookies]\nsecret = 'Python rocks!'";
     let (_, findings) = with_findings(Some(text), &[SECRET], Flags::default()).unwrap();

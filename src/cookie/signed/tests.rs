@@ -80,41 +80,48 @@ fn keyring_of(case: &Json, signing: Option<u32>) -> Keyring {
 
 #[test]
 fn recorded_values_read_as_in_tornado() {
-    const MILLIS_PER_THOUSANDTH_DAY: i64 = 86_400;
+    const NANOS_PER_MILLI: i64 = 1_000_000;
+    const NANOS_PER_THOUSANDTH_DAY: i64 = 86_400 * NANOS_PER_MILLI;
     let vectors = vectors();
     let cases = vectors["decode"].as_array().unwrap();
+    let mut of_whole_days = 0;
     for case in cases {
-        let mut now = thousandths(&case["now"]);
-        let mut days = thousandths(&case["max_age_days"]);
-        if days < 0 || days % 1000 != 0 {
-            // Tornado takes half and negative days. Whole ones do here: the rest moves the clock,
-            // which is the same where nothing depends on the future (version 2).
-            assert!(case["cookie"].as_str().unwrap().starts_with("2|"));
-            now -= days * MILLIS_PER_THOUSANDTH_DAY;
-            days = 0;
-        }
+        let now = thousandths(&case["now"]);
+        let days = thousandths(&case["max_age_days"]);
+        let name = case["name"].as_str().unwrap();
         let min_version = case["min_version"].as_u64().unwrap_or(1);
-        let check = Check {
-            name: case["name"].as_str().unwrap(),
-            max_age_days: u32::try_from(days / 1000).unwrap(),
-            min_version: u8::try_from(min_version).unwrap(),
-        };
+        let min_version = u8::try_from(min_version).unwrap();
         let value = bytes_of(case, "cookie_b64").unwrap();
-        let now = Timestamp::from_millis(u64::try_from(now).unwrap());
+        let keyring = keyring_of(case, None);
         let expected = if case.get("strict_expected_b64").is_some() {
             bytes_of(case, "strict_expected_b64")
         } else {
             bytes_of(case, "expected_b64")
         };
+        let bytes = |verified: Verified| verified.value.as_bytes().to_vec();
 
-        let verified = keyring_of(case, None).verify(check, &value, now);
+        let max_age = days * NANOS_PER_THOUSANDTH_DAY;
+        let window = Window::of_nanos(max_age.into(), (now * NANOS_PER_MILLI).into());
+        let signed = keyring.open(name, min_version, &value);
+        let verified = signed.and_then(|signed| signed.accept(name, window));
+        let found = verified.ok().map(bytes);
+        assert_eq!(found, expected, "{}: {}", case["id"], case["note"]);
 
-        let found = verified
-            .ok()
-            .map(|verified| verified.value.as_bytes().to_vec());
+        // Tornado takes half and negative days; a configuration has whole ones.
+        if days < 0 || days % 1000 != 0 {
+            continue;
+        }
+        of_whole_days += 1;
+        let check = Check {
+            name,
+            max_age_days: u32::try_from(days / 1000).unwrap(),
+            min_version,
+        };
+        let now = Timestamp::from_millis(u64::try_from(now).unwrap());
+        let found = keyring.verify(check, &value, now).ok().map(bytes);
         assert_eq!(found, expected, "{}: {}", case["id"], case["note"]);
     }
-    assert_eq!(cases.len(), 115);
+    assert_eq!((cases.len(), of_whole_days), (115, 113));
 }
 
 #[test]
@@ -224,6 +231,42 @@ fn age_counts_in_milliseconds() {
         assert!(at(last).is_ok());
         assert_eq!(at(next).unwrap_err(), Invalid::Expired);
     }
+}
+
+#[test]
+fn windows_are_the_same_in_nanoseconds_and_never_panic() {
+    let ends = [i128::MIN, 0, 1, i128::MAX];
+    for (max_age, now) in ends.iter().flat_map(|a| ends.map(|b| (*a, b))) {
+        let window = Window::of_nanos(max_age, now);
+        assert_eq!(window.newest_v1_secs > 0, now >= 0, "{max_age} {now}");
+    }
+    for now in [0, 1, 999, 1000, 1_300_000_000_500, u64::MAX] {
+        let days = i128::from(31 * SECS_PER_DAY) * 1_000_000_000;
+        let exact = Window::of_nanos(days, i128::from(now) * 1_000_000);
+        assert_eq!(Window::new(31, Timestamp::from_millis(now)), exact);
+    }
+}
+
+#[test]
+fn what_does_not_count_still_says_when_it_was_signed_and_for_which_name() {
+    let signed = keyring().sign("OTHER", b"a", NOW);
+    let opened = keyring().open("PYCKET_ID", 1, signed.as_bytes()).unwrap();
+    assert_eq!(opened.name, Some(&b"OTHER"[..]));
+    assert_eq!(opened.timestamp_secs, 1_300_000_000);
+    let window = Window::new(31, NOW.after(Duration::from_hours(32 * 24)));
+    let refused = |name| opened.accept(name, window).unwrap_err();
+    assert_eq!(refused("PYCKET_ID"), Invalid::OtherName);
+    assert_eq!(refused("OTHER"), Invalid::Expired);
+    assert_eq!(format!("{opened:?}"), "Signed(version 2, 4 bytes)");
+}
+
+#[test]
+fn secrets_tell_their_numbers() {
+    let keys = versioned(&[(12, "twelve"), (1, "one")], 12);
+    assert_eq!(keys.key_versions(), [1, 12]);
+    assert_eq!(keys.signing_key_version(), 12);
+    assert_eq!(keyring().key_versions(), [0; 0]);
+    assert_eq!(keyring().signing_key_version(), 0);
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub(super) struct Session {
     presence: Presence,
     carried: Carried,
     cookie_presented: bool,
+    /// The version of the signed value in it; `None` unless it is valid.
+    cookie_version: Option<u8>,
     claim: Option<ClaimGuard>,
 }
 
@@ -53,11 +55,13 @@ impl Proxy {
             presence: Presence::NotAsked,
             carried: Carried::default(),
             cookie_presented: presented != Presented::Absent,
+            cookie_version: None,
             claim: None,
         };
 
         // 4. Load, 5. Notifications.
-        if let Presented::Verified { id, .. } = presented {
+        if let Presented::Verified { id, version, .. } = presented {
+            session.cookie_version = Some(version);
             let found = self.load(&id, parts, asked, &mut session, line.now()).await;
             line.lap_store();
             match found {
@@ -201,6 +205,7 @@ impl Proxy {
         let carried = u32::try_from(session.carried.entries.len()).unwrap_or(u32::MAX);
         let claims = session.carried.claim.is_some();
         let claim = session.claim;
+        let presented = session.cookie_version;
         let open = Open {
             presence: session.presence,
             carried: session.carried,
@@ -237,7 +242,7 @@ impl Proxy {
         } else if claims {
             line.record.returned = carried;
         }
-        self.set_cookie(parts, &committed, &policy, asked, line.now());
+        self.set_cookie(parts, &committed, &policy, presented, asked, line.now());
         Ok(())
     }
 
@@ -276,13 +281,15 @@ impl Proxy {
         parts: &mut http::response::Parts,
         committed: &Committed,
         policy: &RoutePolicy,
+        presented: Option<u8>,
         asked: &Asked,
         now: Timestamp,
     ) {
         let rules = &self.config.cookie;
         let cookie = match (committed.cookie, &committed.id) {
             (CookieChange::Issue { persist }, Some(id)) => {
-                Some(cookie::issue(rules, id, persist, asked.secure, now))
+                let secure = asked.secure;
+                Some(cookie::issue(rules, id, presented, persist, secure, now))
             }
             (CookieChange::Expire, _) => Some(cookie::expire(rules, asked.secure)),
             (CookieChange::Keep | CookieChange::Issue { .. }, _) => None,
