@@ -6,7 +6,10 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{Browser, Process, Pycket, Response};
+use serde_json::{Value, json};
+
+use crate::harness::{Address, Browser, Process, Pycket, Response};
+use crate::python_app::python;
 use crate::servers::{MemcachedServer, RedisServer};
 
 /// The configuration that `examples/README.md` starts the proxy with.
@@ -63,6 +66,18 @@ impl Application {
         )
     }
 
+    /// The one that has sessions by itself, from the Python library.
+    fn tornado(engine: &str, storage: &Value) -> Self {
+        Self::start(
+            python()
+                .arg("examples/tornado/app.py")
+                .env("PORT", "0")
+                .env("ENGINE", engine)
+                .env("STORAGE", storage.to_string()),
+            "python3",
+        )
+    }
+
     /// lighttpd takes port 0 for port 80; so it gets a socket that is bound already.
     fn lighttpd() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -92,6 +107,12 @@ impl Application {
     }
 }
 
+impl Address for Application {
+    fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
 impl Drop for Application {
     fn drop(&mut self) {
         self.process.signal("TERM");
@@ -116,17 +137,19 @@ fn visit(application: &Application, config: &str) {
     visit_by(&pycket().memcached(&memcached).start());
 }
 
+#[track_caller]
+fn shows(page: &Response, user: &str, visit: u32, flash: bool) {
+    let text = page.text();
+    assert_eq!(page.status, 200, "{text}");
+    assert!(text.contains(&format!("Hello, {user}.")), "{user}: {text}");
+    assert!(text.contains(&format!("Visit {visit}.")), "{visit}: {text}");
+    assert_eq!(text.contains("Welcome back"), flash, "{text}");
+}
+
 fn visit_by(pycket: &Pycket) {
     let mut browser = Browser::at(pycket);
-    let shows = |page: Response, user: &str, visit: u32, flash: bool| {
-        let text = page.text();
-        assert_eq!(page.status, 200, "{text}");
-        assert!(text.contains(&format!("Hello, {user}.")), "{user}: {text}");
-        assert!(text.contains(&format!("Visit {visit}.")), "{visit}: {text}");
-        assert_eq!(text.contains("Welcome back"), flash, "{text}");
-    };
-    shows(browser.page("/"), "stranger", 1, false);
-    shows(browser.page("/"), "stranger", 2, false);
+    shows(&browser.page("/"), "stranger", 1, false);
+    shows(&browser.page("/"), "stranger", 2, false);
 
     let before = browser.cookie("PYCKET_ID").map(str::to_owned);
     let login = browser.post("/login", "user=alice");
@@ -137,16 +160,16 @@ fn visit_by(pycket: &Pycket) {
         "a login makes a new id"
     );
     assert_eq!(browser.image("/favicon.ico").status, 404);
-    shows(browser.follow(&login), "alice", 3, true);
-    shows(browser.page("/"), "alice", 4, false);
+    shows(&browser.follow(&login), "alice", 3, true);
+    shows(&browser.page("/"), "alice", 4, false);
 
     let twin = pycket.twin();
-    shows(browser.go_to(&twin).page("/"), "alice", 5, false);
+    shows(&browser.go_to(&twin).page("/"), "alice", 5, false);
 
     let logout = browser.post("/logout", "");
     assert_eq!(logout.status, 303);
     assert_eq!(browser.cookie("PYCKET_ID"), None);
-    shows(browser.go_to(pycket).page("/"), "stranger", 1, false);
+    shows(&browser.go_to(pycket).page("/"), "stranger", 1, false);
 }
 
 #[test]
@@ -167,4 +190,23 @@ fn cgi_has_sessions() {
 #[test]
 fn node_has_sessions() {
     visit(&Application::node(), CONFIG);
+}
+
+#[test]
+fn tornado_has_sessions_from_the_python_library() {
+    let (redis, memcached) = (RedisServer::start(), MemcachedServer::start());
+    let redis = json!({"host": "127.0.0.1", "port": redis.port()});
+    let memcached = json!({"servers": [memcached.address()]});
+    for (engine, storage) in [("redis", redis), ("memcached", memcached)] {
+        let application = Application::tornado(engine, &storage);
+        let mut browser = Browser::at(&application);
+        shows(&browser.page("/"), "stranger", 1, false);
+        shows(&browser.page("/"), "stranger", 2, false);
+        let login = browser.post("/login", "user=alice");
+        assert_eq!((login.status, login.header("Location")), (303, Some("/")));
+        shows(&browser.follow(&login), "alice", 3, true);
+        shows(&browser.page("/"), "alice", 4, false);
+        assert_eq!(browser.post("/logout", "").status, 303);
+        shows(&browser.page("/"), "stranger", 1, false);
+    }
 }

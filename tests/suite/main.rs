@@ -2,7 +2,8 @@
 //!
 //! One test binary, because linking is the slow part. [`harness`] is what the tests are written
 //! with, [`servers`] starts the stores, [`stage`] puts both together for facts that hold on every
-//! engine; every other module is a list of facts.
+//! engine, [`python_app`] is an application with the Python library; every other module is a list
+//! of facts.
 
 // `cfg(test)` always holds here. It tells clippy that helpers, too, may panic.
 #[cfg(test)]
@@ -31,6 +32,10 @@ mod notifications;
 mod operation;
 #[cfg(test)]
 mod passage;
+#[cfg(test)]
+mod python_app;
+#[cfg(test)]
+mod python_library;
 #[cfg(test)]
 mod servers;
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! by a panic. Everything blocks; calls take a few milliseconds.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -187,12 +187,39 @@ impl RedisServer {
 
     /// Sends a command on a new connection and returns the answer.
     pub(crate) fn command(&self, command: &[&str]) -> Reply {
+        exchange(&mut self.connect(), command)
+    }
+
+    /// Sends a command about another database, with any bytes as its arguments.
+    pub(crate) fn command_in(&self, database: u8, command: &[&[u8]]) -> Reply {
+        let mut stream = self.connect();
+        let answer = exchange(&mut stream, &["SELECT", &database.to_string()]);
+        assert_eq!(answer, Reply::Text(b"OK".to_vec()));
+        exchange(&mut stream, command)
+    }
+
+    /// The bytes under a key of a database.
+    pub(crate) fn get(&self, database: u8, key: &str) -> Option<Vec<u8>> {
+        match self.command_in(database, &[b"GET", key.as_bytes()]) {
+            Reply::Text(bytes) => Some(bytes),
+            Reply::Nil => None,
+            reply @ (Reply::Number(_) | Reply::Error(_) | Reply::List(_)) => panic!("{reply:?}"),
+        }
+    }
+
+    /// Puts bytes under a key of a database, where they stay.
+    pub(crate) fn set(&self, database: u8, key: &str, bytes: &[u8]) {
+        let answer = self.command_in(database, &[b"SET", key.as_bytes(), bytes]);
+        assert_eq!(answer, Reply::Text(b"OK".to_vec()));
+    }
+
+    fn connect(&self) -> TcpStream {
         let mut stream = connect(self.port);
         if let Some(password) = &self.options.password {
             let answer = exchange(&mut stream, &["AUTH", password]);
             assert_eq!(answer, Reply::Text(b"OK".to_vec()));
         }
-        exchange(&mut stream, command)
+        stream
     }
 
     fn running(&self) -> &Process {
@@ -277,11 +304,14 @@ fn connect(port: u16) -> TcpStream {
     stream
 }
 
-fn exchange(stream: &mut TcpStream, command: &[&str]) -> Reply {
+fn exchange(stream: &mut TcpStream, command: &[impl AsRef<[u8]>]) -> Reply {
     let mut request = Vec::new();
     write!(request, "*{}\r\n", command.len()).expect("memory takes it");
     for argument in command {
-        write!(request, "${}\r\n{argument}\r\n", argument.len()).expect("memory takes it");
+        let argument = argument.as_ref();
+        write!(request, "${}\r\n", argument.len()).expect("memory takes it");
+        request.extend_from_slice(argument);
+        request.extend_from_slice(b"\r\n");
     }
     stream.write_all(&request).expect("Redis reads");
     read_reply(&mut BufReader::new(stream))
@@ -369,14 +399,37 @@ impl MemcachedServer {
 
     /// Sends a line on a new connection and returns the first line of the answer.
     pub(crate) fn command(&self, line: &str) -> String {
+        read_line(&mut self.send(format!("{line}\r\n").as_bytes()))
+    }
+
+    /// Flags and bytes under a key.
+    pub(crate) fn get(&self, key: &str) -> Option<(u32, Vec<u8>)> {
+        let mut answer = self.send(format!("get {key}\r\n").as_bytes());
+        let head = read_line(&mut answer);
+        if head == "END" {
+            return None;
+        }
+        let rest = head.strip_prefix(&format!("VALUE {key} "));
+        let (flags, length) = rest
+            .and_then(|rest| rest.split_once(' '))
+            .unwrap_or_else(|| panic!("{head}"));
+        let mut bytes = vec![0; length.parse().expect("a length")];
+        answer.read_exact(&mut bytes).expect("it sends them all");
+        Some((flags.parse().expect("a number"), bytes))
+    }
+
+    /// Puts bytes under a key, where they stay.
+    pub(crate) fn set(&self, key: &str, flags: u32, bytes: &[u8]) {
+        let head = format!("set {key} {flags} 0 {}\r\n", bytes.len());
+        let request = [head.as_bytes(), bytes, b"\r\n"].concat();
+        assert_eq!(read_line(&mut self.send(&request)), "STORED");
+    }
+
+    /// Sends a request on a new connection, from which the answer can be read.
+    fn send(&self, request: &[u8]) -> BufReader<TcpStream> {
         let mut stream = connect(self.port);
-        let request = format!("{line}\r\n");
-        stream.write_all(request.as_bytes()).expect("it reads");
-        let mut answer = String::new();
+        stream.write_all(request).expect("memcached reads");
         BufReader::new(stream)
-            .read_line(&mut answer)
-            .expect("memcached answers");
-        answer.trim_end().to_owned()
     }
 
     fn running(&self) -> &Process {
@@ -392,4 +445,10 @@ impl MemcachedServer {
             .args(&self.arguments);
         Process::start(command, "memcached", "server listening")
     }
+}
+
+fn read_line(reader: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    reader.read_line(&mut line).expect("memcached answers");
+    line.trim_end().to_owned()
 }

@@ -1,0 +1,214 @@
+//! The Python library that the proxy succeeds, in a Tornado application (`tests/python/app.py`).
+//!
+//! ```text
+//! let app = PythonApp::redis(&redis).secret(SECRET).start();
+//! let mut browser = Browser::at(&app);
+//! python_app::set(&mut browser, "user", &json!("alice"));
+//! let seen = python_app::get(browser.go_to(&pycket), "user");
+//! ```
+//!
+//! The functions ask whatever the browser is at: the application itself, or a proxy before it.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Map, Value, json};
+
+use crate::harness::{Address, Browser, Process, SECRET};
+use crate::servers::{MemcachedServer, RedisServer};
+
+/// An application that is yet to be started.
+#[derive(Clone, Debug)]
+pub(crate) struct Builder {
+    engine: &'static str,
+    secret: String,
+    storage: Map<String, Value>,
+    cookies: Option<Value>,
+}
+
+/// A running application with the real library. It is killed and reaped when this goes.
+#[derive(Debug)]
+pub(crate) struct PythonApp {
+    builder: Builder,
+    process: Process,
+    /// Held here, so that the port stays while the application starts again.
+    listener: TcpListener,
+}
+
+impl PythonApp {
+    /// One that keeps its sessions in this Redis, with [`SECRET`] and the library's defaults.
+    pub(crate) fn redis(server: &RedisServer) -> Builder {
+        let storage = json!({"host": "127.0.0.1", "port": server.port()});
+        Builder::new("redis").storage(&storage)
+    }
+
+    /// One that keeps its sessions in this memcached, with [`SECRET`] and the library's defaults.
+    pub(crate) fn memcached(server: &MemcachedServer) -> Builder {
+        let storage = json!({"servers": [server.address()]});
+        Builder::new("memcached").storage(&storage)
+    }
+
+    /// Ends it at once and starts it again at the same address. Whoever connects in between waits.
+    pub(crate) fn restart(&mut self) {
+        self.process.kill();
+        self.process = self.builder.run(&self.listener);
+    }
+}
+
+impl Address for PythonApp {
+    fn address(&self) -> SocketAddr {
+        self.listener.local_addr().expect("the listener is bound")
+    }
+}
+
+impl Builder {
+    fn new(engine: &'static str) -> Self {
+        Self {
+            engine,
+            secret: SECRET.to_owned(),
+            storage: Map::new(),
+            cookies: None,
+        }
+    }
+
+    /// Tornado's `cookie_secret`.
+    pub(crate) fn secret(mut self, secret: &str) -> Self {
+        secret.clone_into(&mut self.secret);
+        self
+    }
+
+    /// Adds to the library's `storage` setting, or replaces what stands there, key by key:
+    /// `{"db_sessions": 10}`, or `{"servers": ["127.0.0.1:1", ["127.0.0.1:2", 3]]}`.
+    pub(crate) fn storage(mut self, more: &Value) -> Self {
+        let more = more.as_object().expect("settings are an object");
+        self.storage.extend(more.clone());
+        self
+    }
+
+    /// The library's `cookies` setting: `{"expires_days": 120}`.
+    pub(crate) fn cookies(mut self, cookies: Value) -> Self {
+        self.cookies = Some(cookies);
+        self
+    }
+
+    /// Starts it, and waits until it takes requests.
+    pub(crate) fn start(self) -> PythonApp {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        PythonApp {
+            process: self.run(&listener),
+            builder: self,
+            listener,
+        }
+    }
+
+    fn run(&self, listener: &TcpListener) -> Process {
+        let mut pycket = json!({"engine": self.engine, "storage": self.storage});
+        if let Some(cookies) = &self.cookies {
+            pycket["cookies"] = cookies.clone();
+        }
+        let settings = json!({"cookie_secret": self.secret, "pycket": pycket});
+        let listener = listener.try_clone().expect("a descriptor is free");
+        let mut command = python();
+        command
+            .arg("tests/python/app.py")
+            .arg(settings.to_string())
+            .stdin(OwnedFd::from(listener));
+        let process = Process::start(&mut command, "python3");
+        process.stdout_line("that it is ready", |line| (line == "ready").then_some(()));
+        process
+    }
+}
+
+/// The Python that has the library, at the repository's root, undisturbed by the environment.
+///
+/// # Panics
+///
+/// When `tests/run` has not made it yet.
+pub(crate) fn python() -> Command {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = root.join("target/python/bin/python");
+    let made = root.join("target/python/pins.txt");
+    assert!(
+        made.exists() && python.exists(),
+        "there is no Python with the library in target/python; `tests/run` makes it"
+    );
+    let mut command = Command::new(python);
+    command.arg("-I").current_dir(root);
+    command
+}
+
+/// Sets a value in the session.
+pub(crate) fn set(browser: &mut Browser, name: &str, value: &Value) {
+    let value = value.to_string();
+    ask(
+        browser,
+        "/session/set",
+        &[("name", name), ("value", &value)],
+    );
+}
+
+/// A value of the session; null when it is missing.
+pub(crate) fn get(browser: &mut Browser, name: &str) -> Value {
+    ask(browser, "/session/get", &[("name", name)])
+}
+
+/// Deletes a value of the session.
+pub(crate) fn delete(browser: &mut Browser, name: &str) {
+    ask(browser, "/session/delete", &[("name", name)]);
+}
+
+/// The names of all values in the session, sorted.
+pub(crate) fn names(browser: &mut Browser) -> Value {
+    ask(browser, "/session/names", &[])
+}
+
+/// The kinds of values that JSON can't say; `tests/python/app.py` tells what each is.
+pub(crate) fn kinds(browser: &mut Browser) -> Vec<String> {
+    let kinds = ask(browser, "/kinds", &[]);
+    serde_json::from_value(kinds).expect("kinds are a list of names")
+}
+
+/// Sets a value of this kind in the session.
+pub(crate) fn put(browser: &mut Browser, name: &str, kind: &str) {
+    ask(browser, "/session/put", &[("name", name), ("kind", kind)]);
+}
+
+/// Whether the value is what [`put`] has set, type, sharing and all.
+pub(crate) fn kept(browser: &mut Browser, name: &str, kind: &str) -> bool {
+    let kept = ask(browser, "/session/kept", &[("name", name), ("kind", kind)]);
+    kept == json!(true)
+}
+
+/// Leaves a notification.
+pub(crate) fn notify(browser: &mut Browser, name: &str, value: &Value) {
+    let value = value.to_string();
+    let parameters = [("name", name), ("value", value.as_str())];
+    ask(browser, "/notifications/set", &parameters);
+}
+
+/// A notification, which is gone by that; null when there is none.
+pub(crate) fn show(browser: &mut Browser, name: &str) -> Value {
+    ask(browser, "/notifications/show", &[("name", name)])
+}
+
+/// The names of all notifications that wait, sorted.
+pub(crate) fn waiting(browser: &mut Browser) -> Value {
+    ask(browser, "/notifications/waiting", &[])
+}
+
+/// The session id in the browser's cookie, as the library reads it; null when it takes none.
+pub(crate) fn id(browser: &mut Browser) -> Value {
+    ask(browser, "/id", &[])
+}
+
+/// Asks for anything that `tests/python/app.py` answers; a name may come several times.
+#[track_caller]
+pub(crate) fn ask(browser: &mut Browser, path: &str, parameters: &[(&str, &str)]) -> Value {
+    let mut form = form_urlencoded::Serializer::new(String::new());
+    form.extend_pairs(parameters);
+    let answer = browser.post(path, &form.finish());
+    assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+    answer.json()
+}
