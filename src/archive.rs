@@ -12,14 +12,16 @@
 //! may still happen.
 
 mod native;
+mod pycket;
 
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::config::Storage;
+use crate::config::{Format, Storage};
 use crate::session::{Session, SessionId};
 use crate::store::{MemoryStore, Store, StoreError};
 use native::Native;
+use pycket::Pycket;
 
 /// One worker's sessions.
 #[derive(Clone, Debug)]
@@ -29,6 +31,7 @@ pub struct Archive(Layout);
 #[derive(Clone, Debug)]
 enum Layout {
     Native(Native),
+    Pycket(Pycket),
 }
 
 /// What is kept under an id.
@@ -54,6 +57,7 @@ pub struct Kept {
 #[derive(Clone, Debug)]
 enum State {
     Native(native::State),
+    Pycket(Box<pycket::State>),
 }
 
 /// The outcome of [`Archive::create`].
@@ -99,9 +103,13 @@ impl Archive {
     ///
     /// As [`Store::connect`].
     pub async fn open(storage: &Storage, memory: &MemoryStore) -> Result<Self, StoreError> {
-        let store = Store::connect(storage, memory).await?;
-        let prefix = storage.key_prefix.clone();
-        Ok(Self(Layout::Native(Native::new(store, prefix))))
+        Ok(Self(match &storage.format {
+            Format::Native => {
+                let store = Store::connect(storage, memory).await?;
+                Layout::Native(Native::new(store, storage.key_prefix.clone()))
+            }
+            Format::Pycket(format) => Layout::Pycket(Pycket::open(storage, format, memory).await?),
+        }))
     }
 
     /// Loads what is kept under `id`, in one round trip. Records of more than `max_bytes` are
@@ -114,10 +122,11 @@ impl Archive {
         &self,
         id: &SessionId,
         max_bytes: usize,
-        _now: Timestamp,
+        now: Timestamp,
     ) -> Result<Found, StoreError> {
         match &self.0 {
             Layout::Native(native) => native.load(id, max_bytes).await,
+            Layout::Pycket(pycket) => pycket.load(id, max_bytes, now).await,
         }
     }
 
@@ -132,11 +141,18 @@ impl Archive {
         &self,
         id: &SessionId,
         session: &Session,
-        _from: Option<&Kept>,
+        from: Option<&Kept>,
         ttl: Duration,
     ) -> Result<Created, StoreError> {
         match &self.0 {
             Layout::Native(native) => native.create(id, session, ttl).await,
+            Layout::Pycket(pycket) => {
+                let from = from.and_then(|kept| match &kept.state {
+                    State::Pycket(state) => Some((&kept.session, state.as_ref())),
+                    State::Native(_) => None,
+                });
+                pycket.create(id, session, from, ttl).await
+            }
         }
     }
 
@@ -156,6 +172,12 @@ impl Archive {
             (Layout::Native(native), State::Native(state)) => {
                 native.replace(id, state, session, ttl).await
             }
+            (Layout::Pycket(pycket), State::Pycket(state)) => {
+                pycket.replace(id, &kept.session, state, session, ttl).await
+            }
+            (Layout::Native(_), State::Pycket(_)) | (Layout::Pycket(_), State::Native(_)) => {
+                Ok(Replaced::Stale)
+            }
         }
     }
 
@@ -167,11 +189,12 @@ impl Archive {
     pub async fn holds(&self, id: &SessionId, session: &Session) -> Result<bool, StoreError> {
         match &self.0 {
             Layout::Native(native) => native.holds(id, session).await,
+            Layout::Pycket(pycket) => pycket.holds(id, session).await,
         }
     }
 
     /// Ends what was loaded, if nobody has changed it since. With a successor, its id leads to that
-    /// one for as long as said; not every format can do that.
+    /// one for as long as said; the Python library's format has no way to say so.
     ///
     /// # Errors
     ///
@@ -186,6 +209,10 @@ impl Archive {
             (Layout::Native(native), State::Native(state)) => {
                 native.end(id, state, successor).await
             }
+            (Layout::Pycket(pycket), State::Pycket(state)) => pycket.end(id, state).await,
+            (Layout::Native(_), State::Pycket(_)) | (Layout::Pycket(_), State::Native(_)) => {
+                Ok(Ended::Stale)
+            }
         }
     }
 
@@ -197,6 +224,7 @@ impl Archive {
     pub async fn delete(&self, id: &SessionId) -> Result<(), StoreError> {
         match &self.0 {
             Layout::Native(native) => native.delete(id).await,
+            Layout::Pycket(pycket) => pycket.delete(id).await,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tracing::info;
 
-use crate::config::{Config, Format, LogFormat, summary};
+use crate::config::{Config, LogFormat, summary};
 use crate::proxy::handler::Proxy;
 use crate::server::{self, Sockets};
 use crate::store::MemoryStore;
@@ -16,10 +16,6 @@ use crate::telemetry;
 ///
 /// Exchanges that had to be cut off are an error: whoever stopped it should know.
 pub(super) fn run(config: Config) -> Result<(), Box<dyn Error + Send + Sync>> {
-    if matches!(config.storage.format, Format::Pycket(_)) {
-        // The library's applications could not read what would be written in their place.
-        return Err("sessions with format = \"pycket\" are not in this version yet".into());
-    }
     telemetry::init(&config.log)?;
     let sockets = Sockets::bind(&config.listen, config.workers)?;
     announce(&config);

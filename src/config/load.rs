@@ -15,7 +15,9 @@ use super::reader::{Findings, Reader};
 use super::section::Section;
 use super::tree::{Entry, Node, Origin, Table, Value, parse_document};
 use super::units::show_duration;
-use super::{Config, Engine, cookies, headers, policy, routes, server, storage};
+use super::{
+    Config, Engine, Format, RoutePolicy, cookies, headers, policy, routes, server, storage,
+};
 
 /// Everything that a configuration is made from. A flag wins over the environment, the
 /// environment over the file, the file over the defaults.
@@ -149,6 +151,10 @@ fn add_flags(table: &mut Table, flags: Flags) {
     }
 }
 
+/// The default of `session.max_record` with the Python library's format: what a pickle may have,
+/// since the library knows no limit.
+const PYCKET_MAX_RECORD: usize = 1 << 20;
+
 /// Reads all keys. `None` when there is no usable secret; the mistakes are with the reader.
 fn read(mut root: Section<'_, '_>, processors: NonZeroUsize) -> Option<Config> {
     let listen = server::listen(&mut root);
@@ -165,6 +171,13 @@ fn read(mut root: Section<'_, '_>, processors: NonZeroUsize) -> Option<Config> {
     let limits = server::limits(root.section("limits"));
     let timeouts = server::timeouts(root.section("timeouts"));
     let log = server::log(root.section("log"));
+    if let Format::Pycket(_) = storage.format {
+        // Its records keep no beginning; the signed cookie's age ends a session.
+        policy.session.lifetimes.max = Duration::MAX;
+        if !root.reader().is_given("session.max_record") {
+            policy.session.limits.max_record_bytes = PYCKET_MAX_RECORD;
+        }
+    }
     let routes = routes::read(&mut root, &upstream, &policy);
     root.finish();
     Some(Config {
@@ -192,19 +205,12 @@ fn check(reader: &mut Reader<'_>, config: &Config) {
     else {
         return;
     };
-    let lifetimes = policy.session.lifetimes;
-    let max_age = Duration::from_hours(24) * config.cookie.max_age_days;
-    if lifetimes.max > max_age {
-        let wrong = Wrong::new(
-            format!(
-                "a session could live for {}, but its cookie counts as expired after {} days",
-                show_duration(lifetimes.max),
-                config.cookie.max_age_days
-            ),
-            "lower `session.max_lifetime`, or raise `cookies.max_age_days`",
-        );
-        reader.problem_between(&["session.max_lifetime", "cookies.max_age_days"], wrong);
+    if let Format::Pycket(_) = config.storage.format {
+        check_pycket(reader);
+    } else {
+        check_max_lifetime(reader, config, policy);
     }
+    let lifetimes = policy.session.lifetimes;
     if lifetimes.idle > lifetimes.max && reader.is_given("session.idle_timeout") {
         let wrong = Wrong::new(
             format!(
@@ -243,6 +249,42 @@ fn check(reader: &mut Reader<'_>, config: &Config) {
             "raise `session.commit_timeout` to `storage.timeout` or more",
         );
         reader.problem_between(&["session.commit_timeout", "storage.timeout"], wrong);
+    }
+}
+
+/// Keys that the Python library's records have no place for.
+fn check_pycket(reader: &mut Reader<'_>) {
+    let refusals = [
+        (
+            "session.max_lifetime",
+            "remove it; `cookies.max_age_days` ends a session however busy it is, as in the library",
+        ),
+        (
+            "session.renew_grace",
+            "remove it; the old id ends with the renewal",
+        ),
+    ];
+    for (key, right) in refusals {
+        if reader.is_given(key) {
+            let wrong = Wrong::new("has no effect with format = \"pycket\"", right);
+            reader.problem_between(&[key], wrong);
+        }
+    }
+}
+
+fn check_max_lifetime(reader: &mut Reader<'_>, config: &Config, policy: &RoutePolicy) {
+    let lifetime = policy.session.lifetimes.max;
+    let max_age = Duration::from_hours(24) * config.cookie.max_age_days;
+    if lifetime > max_age {
+        let wrong = Wrong::new(
+            format!(
+                "a session could live for {}, but its cookie counts as expired after {} days",
+                show_duration(lifetime),
+                config.cookie.max_age_days
+            ),
+            "lower `session.max_lifetime`, or raise `cookies.max_age_days`",
+        );
+        reader.problem_between(&["session.max_lifetime", "cookies.max_age_days"], wrong);
     }
 }
 

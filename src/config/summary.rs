@@ -1,6 +1,7 @@
 //! What a configuration comes to, for people: `pycket check` and the start of `pycket run` show it.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use super::units::{show_duration, show_size};
 use super::{
@@ -113,6 +114,12 @@ fn cookie(config: &Config) -> String {
 
 fn sessions(policy: &RoutePolicy) -> String {
     let lifetimes = policy.session.lifetimes;
+    if lifetimes.max == Duration::MAX {
+        return format!(
+            "end {} after the last change",
+            show_duration(lifetimes.idle)
+        );
+    }
     format!(
         "end after {} without use and {} in all",
         show_duration(lifetimes.idle),

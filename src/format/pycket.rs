@@ -150,7 +150,7 @@ impl Records {
     }
 
     /// What has to be written so that the session is `after`, which was `before`. `key` is that of
-    /// the notes, and `noted` says whether there are some.
+    /// the notes, and `has_notes` says whether there are some.
     ///
     /// # Errors
     ///
@@ -160,11 +160,11 @@ impl Records {
         rules: &Rules,
         (before, after): (&Session, &Session),
         key: &[u8],
-        noted: bool,
+        has_notes: bool,
     ) -> Result<Change, PycketError> {
         let mut edits = Edits::of_values(before, after)?;
         let told = Edits::of_notifications(before, after);
-        let notes = notes(before, after, key, noted);
+        let notes = what_to_note(before, after, key, has_notes);
         let edit = |pickle: &Option<Pickle>, edits: &Edits, part| {
             edits.apply(pickle.as_ref(), rules.protocol, part)
         };
@@ -227,13 +227,13 @@ impl Records {
 /// [`PycketError::Notes`]: what answered is not what belongs there.
 pub fn annotate(session: &mut Session, key: &[u8], notes: &Bytes) -> Result<(), PycketError> {
     let read = native::decode(key, notes, usize::MAX).map_err(PycketError::Notes)?;
-    let Stored::Session(noted) = read else {
+    let Stored::Session(known) = read else {
         return Err(PycketError::Notes(FormatError::Length));
     };
     let told = session.notifications.by_name();
-    let noted_names: BTreeMap<String, Json> = noted.notifications.by_name();
+    let noted_names: BTreeMap<String, Json> = known.notifications.by_name();
     let holds = |name: &str| told.contains_key(name) && told.get(name) == noted_names.get(name);
-    let known = noted.notifications.entries().iter();
+    let known = known.notifications.entries().iter();
     let known = known.filter(|entry| holds(&entry.name)).cloned();
     let plain = session.notifications.entries().iter();
     let plain = plain.filter(|entry| !holds(&entry.name)).cloned();
@@ -295,12 +295,12 @@ fn fresh(name: String, value: Json) -> Entry {
     }
 }
 
-fn notes(before: &Session, after: &Session, key: &[u8], noted: bool) -> Notes {
+fn what_to_note(before: &Session, after: &Session, key: &[u8], has_notes: bool) -> Notes {
     if before.notifications == after.notifications {
         Notes::Keep
     } else if wants_notes(after) {
         Notes::Write(note(after, key))
-    } else if noted {
+    } else if has_notes {
         Notes::Delete
     } else {
         Notes::Keep
