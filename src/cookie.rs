@@ -10,7 +10,7 @@ mod jar;
 mod problems;
 mod set_cookie;
 
-pub use jar::{read, strip, unquote, values};
+pub use jar::{issued, read, strip, unquote, values};
 pub use problems::Problem;
 pub use set_cookie::{expire, issue};
 
@@ -40,9 +40,23 @@ pub enum Presented {
     },
 }
 
+/// What an application that makes the session cookie by itself says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Issued {
+    /// Nothing: it sets no cookie of the name.
+    Nothing,
+    /// It sets one that is none of a session, such as one that removes it.
+    Other,
+    /// It sets the cookie of this session.
+    Session(SessionId),
+}
+
 /// How the session cookie is made and checked.
 #[derive(Clone, Debug)]
 pub struct CookiePolicy {
+    /// Whether the application makes the cookie, too, as with the Python library: then it is not
+    /// cut out of what goes upstream, and where a response sets it, the proxy sets none.
+    pub forward: bool,
     /// The cookie's name; `PYCKET_ID` by default.
     pub name: String,
     /// The secrets: one signs, all verify.
@@ -127,6 +141,7 @@ mod tests {
     /// The defaults, with the secret of the recorded values.
     pub(super) fn policy() -> CookiePolicy {
         CookiePolicy {
+            forward: false,
             name: "PYCKET_ID".to_owned(),
             keyring: Keyring::single(b"Python rocks!"),
             version: SigningVersion::V2,

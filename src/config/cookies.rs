@@ -21,9 +21,12 @@ const GOOD_SECRET_BYTES: usize = 32;
 const DAY: Duration = Duration::from_hours(24);
 
 /// Reads `[cookies]`. `None` when there is no usable secret.
-pub(super) fn read(mut section: Section<'_, '_>) -> Option<CookiePolicy> {
+///
+/// `forward` is whether the application makes the cookie, too, where no key says so.
+pub(super) fn read(mut section: Section<'_, '_>, forward: bool) -> Option<CookiePolicy> {
     let keyring = keyring(&mut section);
     let policy = CookiePolicy {
+        forward: section.read("forward", parse::boolean).unwrap_or(forward),
         name: section
             .read("name", parse::text)
             .unwrap_or_else(|| "PYCKET_ID".to_owned()),

@@ -15,9 +15,11 @@ use super::reader::{Findings, Reader};
 use super::section::Section;
 use super::tree::{Entry, Node, Origin, Table, Value, parse_document};
 use super::units::show_duration;
+
 use super::{
     Config, Engine, Format, RoutePolicy, cookies, headers, policy, routes, server, storage,
 };
+use crate::exchange::Consume;
 
 /// Everything that a configuration is made from. A flag wins over the environment, the
 /// environment over the file, the file over the defaults.
@@ -162,7 +164,8 @@ fn read(mut root: Section<'_, '_>, processors: NonZeroUsize) -> Option<Config> {
     let engine = storage::engine(&mut root);
     let workers = server::workers(&mut root, processors);
     let storage = storage::read(root.section("storage"), engine);
-    let cookie = cookies::read(root.section("cookies"));
+    let is_pycket = matches!(storage.format, Format::Pycket(_));
+    let cookie = cookies::read(root.section("cookies"), is_pycket);
     let mut policy = policy::defaults();
     policy::session(root.section("session"), &mut policy);
     policy::notifications(root.section("notifications"), &mut policy);
@@ -171,7 +174,15 @@ fn read(mut root: Section<'_, '_>, processors: NonZeroUsize) -> Option<Config> {
     let limits = server::limits(root.section("limits"));
     let timeouts = server::timeouts(root.section("timeouts"));
     let log = server::log(root.section("log"));
-    if let Format::Pycket(_) = storage.format {
+    let makes_cookie = cookie.as_ref().is_some_and(|cookie| cookie.forward);
+    if makes_cookie
+        && root.reader().is_given("cookies.forward")
+        && !root.reader().is_given("notifications.consume")
+    {
+        // An application with the library takes notifications by itself, whatever it answers.
+        policy.notifications.consume = Consume::Ack;
+    }
+    if is_pycket {
         // Its records keep no beginning; the signed cookie's age ends a session.
         policy.session.lifetimes.max = Duration::MAX;
         if !root.reader().is_given("session.max_record") {

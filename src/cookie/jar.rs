@@ -9,11 +9,11 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http::header::{COOKIE, Entry, HeaderValue};
+use http::header::{COOKIE, Entry, HeaderValue, SET_COOKIE};
 use memchr::memchr;
 
 use super::signed::{Check, Invalid};
-use super::{CookiePolicy, Presented};
+use super::{CookiePolicy, Issued, Presented};
 use crate::clock::Timestamp;
 use crate::session::SessionId;
 
@@ -43,6 +43,29 @@ pub fn values<'a>(line: &'a [u8], name: &'a str) -> impl Iterator<Item = Cow<'a,
     pairs(line)
         .filter_map(move |pair| value_of(pair, name))
         .map(unquote)
+}
+
+/// What an application that makes the session cookie by itself says of it in its response.
+///
+/// Of several lines of the name the last one counts, as it does in the browser.
+pub fn issued(headers: &HeaderMap, policy: &CookiePolicy, now: Timestamp) -> Issued {
+    let mut issued = Issued::Nothing;
+    for line in headers.get_all(SET_COOKIE) {
+        // Attributes come after the pair (RFC 6265 section 4.1.1).
+        let Some(value) = pairs(line.as_bytes())
+            .next()
+            .and_then(|pair| value_of(pair, &policy.name))
+        else {
+            continue;
+        };
+        issued = match judge(&unquote(value), policy, now) {
+            Presented::Verified { id, .. } => Issued::Session(id),
+            Presented::Absent | Presented::Malformed | Presented::Forged | Presented::Expired => {
+                Issued::Other
+            }
+        };
+    }
+    issued
 }
 
 /// Cuts every cookie of this name out of the `Cookie` lines.
@@ -296,6 +319,31 @@ mod tests {
             read_lines(&["a=1".to_owned(), format!("PYCKET_ID={signed}")]),
             verified()
         );
+    }
+
+    #[test]
+    fn what_an_application_issues_is_the_last_of_the_name() {
+        let issued_by = |lines: &[String]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(SET_COOKIE, line.parse().unwrap());
+            }
+            issued(&headers, &policy(), NOW)
+        };
+        let id = SessionId::parse(ID.as_bytes()).unwrap();
+        let ours = format!("PYCKET_ID={}; Path=/; HttpOnly", signed());
+        let quoted = format!("PYCKET_ID=\"{}\"; Path=/", signed());
+        let gone = "PYCKET_ID=; expires=Thu, 01 Jan 1970 00:00:00 GMT".to_owned();
+        let other = format!("a={}; PYCKET_ID={}", signed(), signed());
+        for line in [&ours, &quoted] {
+            assert_eq!(
+                issued_by(&[gone.clone(), line.clone()]),
+                Issued::Session(id.clone())
+            );
+        }
+        assert_eq!(issued_by(&[ours, gone]), Issued::Other);
+        assert_eq!(issued_by(&[other]), Issued::Nothing);
+        assert_eq!(issued_by(&[]), Issued::Nothing);
     }
 
     #[test]

@@ -218,7 +218,9 @@ impl Proxy {
         let session = if let Some(policy) = &route.policy {
             Some(self.open(&mut head, policy, &asked, line).await?)
         } else {
-            cookie::strip(&mut head.headers, &self.config.cookie.name);
+            if !self.config.cookie.forward {
+                cookie::strip(&mut head.headers, &self.config.cookie.name);
+            }
             request::scrub(&mut head.headers, &self.config.names);
             None
         };

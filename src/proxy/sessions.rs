@@ -69,6 +69,9 @@ pub struct Open {
     pub carried: Carried,
     /// Whether the browser sent a session cookie, valid or not.
     pub cookie_presented: bool,
+    /// The session whose cookie the application sets by itself: what it asks for is meant for that
+    /// one, whether or not it is there already.
+    pub adopted: Option<SessionId>,
     /// The route's policy.
     pub policy: Arc<RoutePolicy>,
 }
@@ -110,6 +113,16 @@ pub enum CommitError {
     /// The store can't do it.
     #[error("the session can't be written")]
     Store(#[from] StoreError),
+}
+
+impl Ending {
+    /// Whether the application asks for anything.
+    fn asks(&self) -> bool {
+        match self {
+            Self::Response { signals, .. } => *signals != Signals::default(),
+            Self::Failed => false,
+        }
+    }
 }
 
 impl Presence {
@@ -247,6 +260,7 @@ impl Sessions {
                 claim: Some(token),
             },
             cookie_presented: true,
+            adopted: None,
             policy,
         };
         if let Err(error) = self.commit(open, Ending::Failed, clock::now()).await {

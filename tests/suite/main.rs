@@ -34,6 +34,7 @@ mod operation;
 mod passage;
 #[cfg(test)]
 mod python_app;
+mod python_behind;
 #[cfg(test)]
 mod python_library;
 #[cfg(test)]

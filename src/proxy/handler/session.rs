@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::config::RoutePolicy;
 use crate::contract::request::{self, State, View, injected_size};
 use crate::contract::response::{self, Extracted, SignalError, Signals};
-use crate::cookie::{self, Presented};
+use crate::cookie::{self, Issued, Presented};
 use crate::exchange::{
     Bind, Carried, CookieChange, OnStoreError, Refusal, Visit, is_shown, page_path, redirect_target,
 };
@@ -48,7 +48,9 @@ impl Proxy {
     ) -> Result<Session, ProxyError> {
         // 3. Cookie.
         let presented = cookie::read(&parts.headers, &self.config.cookie, line.now());
-        cookie::strip(&mut parts.headers, &self.config.cookie.name);
+        if !self.config.cookie.forward {
+            cookie::strip(&mut parts.headers, &self.config.cookie.name);
+        }
         line.record.cookie = cookie_word(&presented);
         let mut session = Session {
             policy: Arc::clone(policy),
@@ -86,7 +88,16 @@ impl Proxy {
             None => 0,
         };
 
-        // 6. Request headers.
+        self.show(parts, session, line).await
+    }
+
+    /// Step 6: sets the request headers, after all of their kind that the client sent are gone.
+    async fn show(
+        &self,
+        parts: &mut Parts,
+        session: Session,
+        line: &mut Line,
+    ) -> Result<Session, ProxyError> {
         let names = &self.config.names;
         request::scrub(&mut parts.headers, names);
         let held = session.presence.held();
@@ -102,7 +113,7 @@ impl Proxy {
             session: held.map(Held::session),
             notifications: notifications.as_ref(),
         };
-        match request::apply(&mut parts.headers, names, &policy.contract, &view) {
+        match request::apply(&mut parts.headers, names, &session.policy.contract, &view) {
             Ok(unsent) if unsent.is_empty() => Ok(session),
             Ok(unsent) => {
                 tracing::warn!(request = line.id(), headers = ?unsent, "injected headers were not sent: their values do not fit into a header as utf-8; choose another `encode`");
@@ -178,16 +189,46 @@ impl Proxy {
         let policy = Arc::clone(&session.policy);
         // 8. Signals.
         let extracted = response::extract(&mut parts.headers, &self.config.names, &policy.contract);
-        let signals = match judge(extracted, line) {
+        let mut signals = match judge(extracted, line) {
             Ok(signals) => signals,
             Err(error) => {
                 give_back(Some(session), line).await;
                 return Err(error);
             }
         };
+        let issued = if self.config.cookie.forward {
+            cookie::issued(&parts.headers, &self.config.cookie, line.now())
+        } else {
+            Issued::Nothing
+        };
+        if let Issued::Session(_) = issued {
+            // It has just been made.
+            signals.renew = false;
+        }
         self.explain_refusal(parts.status, &session, line);
+        let presented = session.cookie_version;
+        let mut committed = self
+            .persist(parts, session, signals, &issued, asked, line)
+            .await?;
+        if issued != Issued::Nothing {
+            // Two cookies of one name would be a matter of luck.
+            committed.cookie = CookieChange::Keep;
+        }
+        self.set_cookie(parts, &committed, &policy, presented, asked, line.now());
+        Ok(())
+    }
 
-        // 9. Plan, 10. Persist.
+    /// Steps 9 and 10: plans, and stores what the plan says.
+    async fn persist(
+        &self,
+        parts: &http::response::Parts,
+        session: Session,
+        signals: Signals,
+        issued: &Issued,
+        asked: &Asked,
+        line: &mut Line,
+    ) -> Result<Committed, ProxyError> {
+        let policy = session.policy;
         let consume = policy.notifications.consume;
         let shown = is_shown(consume, parts.status, &parts.headers);
         let target = if signals.patch.announce.is_empty() {
@@ -205,11 +246,14 @@ impl Proxy {
         let carried = u32::try_from(session.carried.entries.len()).unwrap_or(u32::MAX);
         let claims = session.carried.claim.is_some();
         let claim = session.claim;
-        let presented = session.cookie_version;
         let open = Open {
             presence: session.presence,
             carried: session.carried,
             cookie_presented: session.cookie_presented,
+            adopted: match issued {
+                Issued::Session(id) => Some(id.clone()),
+                Issued::Nothing | Issued::Other => None,
+            },
             policy: Arc::clone(&policy),
         };
         let ending = Ending::Response {
@@ -242,8 +286,7 @@ impl Proxy {
         } else if claims {
             line.record.returned = carried;
         }
-        self.set_cookie(parts, &committed, &policy, presented, asked, line.now());
-        Ok(())
+        Ok(committed)
     }
 
     /// An application server that refuses a request for its size gives no reason that its users

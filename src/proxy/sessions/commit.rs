@@ -48,11 +48,16 @@ impl Sessions {
     /// A write that has begun goes on to its end by itself.
     pub async fn commit(
         self: &Arc<Self>,
-        open: Open,
+        mut open: Open,
         ending: Ending,
         now: Timestamp,
     ) -> Result<Committed, CommitError> {
         let mut progress = Progress::default();
+        if !ending.asks() {
+            open.adopted = None;
+        } else if open.adopted.is_some() {
+            Box::pin(self.adopt(&mut open, &mut progress, now)).await?;
+        }
         let first_entry = match &ending {
             Ending::Response { signals, .. } if !signals.patch.announce.is_empty() => {
                 getrandom::u64().map_err(Refusal::from)?
@@ -86,6 +91,27 @@ impl Sessions {
                     .map_err(|died| StoreError::Ambiguous(Box::new(died)))?
             }
         }
+    }
+
+    /// Turns to the session whose cookie the application has set.
+    async fn adopt(
+        &self,
+        open: &mut Open,
+        progress: &mut Progress,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let Some(id) = &open.adopted else {
+            return Ok(());
+        };
+        let is_other = open.presence.held().is_none_or(|held| held.id != *id);
+        if is_other && !matches!(open.presence, Presence::Unavailable) {
+            open.presence = match self.load(id, &open.policy, now).await? {
+                Some(held) => Presence::Found(Box::new(held)),
+                None => Presence::NotAsked,
+            };
+            progress.fresh = Some(id.clone());
+        }
+        Ok(())
     }
 
     fn plan(
@@ -204,7 +230,13 @@ impl Sessions {
 
     /// Loads the session again that a write was meant for.
     async fn look_again(&self, open: &mut Open) -> Result<(), StoreError> {
-        if let Presence::Found(held) = &open.presence {
+        if let Some(id) = &open.adopted {
+            // It may have been begun meanwhile.
+            open.presence = match self.load(id, &open.policy, clock::now()).await? {
+                Some(held) => Presence::Found(Box::new(held)),
+                None => Presence::NotAsked,
+            };
+        } else if let Presence::Found(held) = &open.presence {
             open.presence = match self.load(&held.id, &open.policy, clock::now()).await? {
                 Some(held) => Presence::Found(Box::new(held)),
                 None => Presence::Gone,
@@ -239,6 +271,9 @@ impl Sessions {
         let tried = match (write, held) {
             (Write::Nothing | Write::Touch(_), _) => Ok(Attempt::Done(WriteOutcome::Nothing, None)),
             (Write::Drop, _) => Ok(Attempt::Done(WriteOutcome::Dropped, None)),
+            (Write::Create(id, session), _) if open.adopted.as_ref() == Some(id) => {
+                self.begin_adopted(id, session, &open.policy).await
+            }
             (Write::Create(id, session), _) => self
                 .write_new(id, session, None, &open.policy)
                 .await
@@ -259,6 +294,21 @@ impl Sessions {
             Err(error) if is_passing(&error) => Ok(Attempt::Again(error)),
             Err(error) => Err(error),
         }
+    }
+
+    /// Begins a session under an id that the application knows, too, and may have begun.
+    async fn begin_adopted(
+        &self,
+        id: &SessionId,
+        session: &Session,
+        policy: &RoutePolicy,
+    ) -> Result<Attempt, StoreError> {
+        let now = session.refreshed;
+        let ttl = policy.session.lifetimes.time_to_live(session, now);
+        Ok(match self.archive.create(id, session, None, ttl).await? {
+            Created::Stored => Attempt::Done(WriteOutcome::Created, Some(id.clone())),
+            Created::Exists => Attempt::Changed,
+        })
     }
 
     async fn replace_held(
@@ -409,6 +459,7 @@ mod tests {
             presence: Presence::Found(Box::new(held)),
             carried: Carried::default(),
             cookie_presented: true,
+            adopted: None,
             policy: Arc::clone(policy),
         };
         let write = Write::Renew(NEW, session(user));
