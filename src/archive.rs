@@ -14,6 +14,7 @@
 mod native;
 mod pycket;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
@@ -25,7 +26,11 @@ use pycket::Pycket;
 
 /// One worker's sessions.
 #[derive(Clone, Debug)]
-pub struct Archive(Layout);
+pub struct Archive {
+    layout: Layout,
+    /// Where sessions were before: those that are not found here are looked for there.
+    fallback: Option<Arc<Self>>,
+}
 
 /// How sessions are laid out.
 #[derive(Clone, Debug)]
@@ -43,6 +48,8 @@ pub enum Found {
     Session(Kept),
     /// The session goes on under another id.
     Moved(SessionId),
+    /// A session that is still in the old place, as it is kept there: see [`Archive::move_over`].
+    Old(Kept),
 }
 
 /// A session as it is kept.
@@ -103,13 +110,18 @@ impl Archive {
     ///
     /// As [`Store::connect`].
     pub async fn open(storage: &Storage, memory: &MemoryStore) -> Result<Self, StoreError> {
-        Ok(Self(match &storage.format {
+        let layout = match &storage.format {
             Format::Native => {
                 let store = Store::connect(storage, memory).await?;
                 Layout::Native(Native::new(store, storage.key_prefix.clone()))
             }
             Format::Pycket(format) => Layout::Pycket(Pycket::open(storage, format, memory).await?),
-        }))
+        };
+        let fallback = match &storage.fallback {
+            Some(old) => Some(Arc::new(Box::pin(Self::open(old, memory)).await?)),
+            None => None,
+        };
+        Ok(Self { layout, fallback })
     }
 
     /// Loads what is kept under `id`, in one round trip. Records of more than `max_bytes` are
@@ -124,9 +136,58 @@ impl Archive {
         max_bytes: usize,
         now: Timestamp,
     ) -> Result<Found, StoreError> {
-        match &self.0 {
+        let found = self.load_here(id, max_bytes, now).await?;
+        let (Found::Missing, Some(old)) = (&found, &self.fallback) else {
+            return Ok(found);
+        };
+        // It must be asked: a session that is there and can't be read is not absent.
+        Ok(match Box::pin(old.load(id, max_bytes, now)).await? {
+            Found::Session(kept) | Found::Old(kept) => Found::Old(kept),
+            found @ Found::Moved(_) => found,
+            // Another exchange may have moved it between the two looks.
+            Found::Missing => self.load_here(id, max_bytes, now).await?,
+        })
+    }
+
+    async fn load_here(
+        &self,
+        id: &SessionId,
+        max_bytes: usize,
+        now: Timestamp,
+    ) -> Result<Found, StoreError> {
+        match &self.layout {
             Layout::Native(native) => native.load(id, max_bytes).await,
             Layout::Pycket(pycket) => pycket.load(id, max_bytes, now).await,
+        }
+    }
+
+    /// Takes a session over from the old place, for `ttl`. Somebody else may have done so in the
+    /// meantime; whoever calls this loads anew.
+    ///
+    /// What this place can't keep stays in the old one; all else is deleted there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::create`]. The session is in one of the places, or in both.
+    pub async fn move_over(
+        &self,
+        id: &SessionId,
+        old: &Kept,
+        ttl: Duration,
+    ) -> Result<(), StoreError> {
+        let _kept = self.create(id, &old.session, Some(old), ttl).await?;
+        let is_whole = matches!(&self.layout, Layout::Pycket(_)) || old.session.opaque.is_empty();
+        match &self.fallback {
+            Some(fallback) if is_whole => Box::pin(fallback.delete(id)).await,
+            Some(_) => {
+                let left = old.session.opaque.names.len();
+                tracing::warn!(
+                    left,
+                    "a session has moved without the values that its new format can't keep; they stay in the old record"
+                );
+                Ok(())
+            }
+            None => Ok(()),
         }
     }
 
@@ -144,7 +205,7 @@ impl Archive {
         from: Option<&Kept>,
         ttl: Duration,
     ) -> Result<Created, StoreError> {
-        match &self.0 {
+        match &self.layout {
             Layout::Native(native) => native.create(id, session, ttl).await,
             Layout::Pycket(pycket) => {
                 let from = from.and_then(|kept| match &kept.state {
@@ -168,7 +229,7 @@ impl Archive {
         session: &Session,
         ttl: Duration,
     ) -> Result<Replaced, StoreError> {
-        match (&self.0, &kept.state) {
+        match (&self.layout, &kept.state) {
             (Layout::Native(native), State::Native(state)) => {
                 native.replace(id, state, session, ttl).await
             }
@@ -187,7 +248,7 @@ impl Archive {
     ///
     /// As [`Store::load`].
     pub async fn holds(&self, id: &SessionId, session: &Session) -> Result<bool, StoreError> {
-        match &self.0 {
+        match &self.layout {
             Layout::Native(native) => native.holds(id, session).await,
             Layout::Pycket(pycket) => pycket.holds(id, session).await,
         }
@@ -205,7 +266,7 @@ impl Archive {
         kept: &Kept,
         successor: Option<(&SessionId, Duration)>,
     ) -> Result<Ended, StoreError> {
-        match (&self.0, &kept.state) {
+        let ended = match (&self.layout, &kept.state) {
             (Layout::Native(native), State::Native(state)) => {
                 native.end(id, state, successor).await
             }
@@ -213,6 +274,16 @@ impl Archive {
             (Layout::Native(_), State::Pycket(_)) | (Layout::Pycket(_), State::Native(_)) => {
                 Ok(Ended::Stale)
             }
+        }?;
+        self.forget(id).await?;
+        Ok(ended)
+    }
+
+    /// Deletes what is left of a session in the old place, from which it would come back.
+    async fn forget(&self, id: &SessionId) -> Result<(), StoreError> {
+        match &self.fallback {
+            Some(fallback) => Box::pin(fallback.delete(id)).await,
+            None => Ok(()),
         }
     }
 
@@ -222,9 +293,10 @@ impl Archive {
     ///
     /// As [`Store::delete`]. Repeating it is always safe.
     pub async fn delete(&self, id: &SessionId) -> Result<(), StoreError> {
-        match &self.0 {
+        match &self.layout {
             Layout::Native(native) => native.delete(id).await,
             Layout::Pycket(pycket) => pycket.delete(id).await,
-        }
+        }?;
+        self.forget(id).await
     }
 }

@@ -86,6 +86,8 @@ pub struct Storage {
     pub breaker_failures: u32,
     /// ... and is tried again in the background this often.
     pub breaker_retry: Duration,
+    /// Where sessions were before: what is not found is looked for there, and moved over.
+    pub fallback: Option<Box<Self>>,
 }
 
 /// How records are laid out.

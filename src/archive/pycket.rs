@@ -223,7 +223,7 @@ impl Pycket {
                     && kept.session.opaque == session.opaque
                     && kept.session.notifications == session.notifications
             }
-            Found::Missing | Found::Moved(_) => false,
+            Found::Missing | Found::Moved(_) | Found::Old(_) => false,
         })
     }
 

@@ -92,9 +92,7 @@ pub(super) fn pycket(section: &mut Section<'_, '_>, engine: EngineName) -> (Pyck
             "has no effect with writable = false: there are no new records",
             "remove one of the two",
         );
-        section
-            .reader()
-            .problem_between(&["storage.pickle_protocol"], wrong);
+        section.problem_between(&["pickle_protocol"], wrong);
     }
     let format = PycketFormat {
         notifications,
@@ -108,8 +106,7 @@ fn databases(section: &mut Section<'_, '_>) -> (NotificationPlace, u8) {
     let number = || parse::integer(0, u8::MAX);
     let sessions = section.read("db_sessions", number()).unwrap_or(0);
     let notifications = section.read("db_notifications", number()).unwrap_or(1);
-    let reader = section.reader();
-    if reader.is_wrong("storage.db_sessions") || reader.is_wrong("storage.db_notifications") {
+    if section.is_wrong("db_sessions") || section.is_wrong("db_notifications") {
         // Then it is not known which of the two cases it is.
         drop(section.take("notification_names"));
     } else if sessions == notifications {
@@ -145,9 +142,7 @@ fn names(section: &mut Section<'_, '_>, why: &str) -> Vec<String> {
                 ),
                 "notification_names = [\"flash\"], all that the application uses, or [] for none",
             );
-            section
-                .reader()
-                .problem_between(&["storage.notification_names"], wrong);
+            section.problem_between(&["notification_names"], wrong);
             Vec::new()
         })
 }

@@ -17,9 +17,7 @@ pub(super) fn read(section: &mut Section<'_, '_>, format: Option<FormatName>) ->
     let servers = servers.unwrap_or_else(|| vec![("127.0.0.1:11211".to_owned(), 1)]);
     if servers.is_empty() {
         let wrong = Wrong::new("no server is named", "servers = [\"127.0.0.1:11211\"]");
-        section
-            .reader()
-            .problem_between(&["storage.servers"], wrong);
+        section.problem_between(&["servers"], wrong);
     }
     let (servers, weights) = servers.into_iter().unzip();
     let routing = if format == Some(FormatName::Pycket) {

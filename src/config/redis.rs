@@ -44,17 +44,12 @@ pub(super) fn read(section: &mut Section<'_, '_>, sessions: Option<u8>) -> Redis
     let username = username.or(url.username);
     if username.is_some() && password.is_none() {
         let wrong = Wrong::new("a user without a password", "set `password` too");
-        section.reader().problem_between(
-            &["storage.username", "storage.password", "storage.url"],
-            wrong,
-        );
+        section.problem_between(&["username", "password", "url"], wrong);
     }
     let ca_file = ca_file(section);
     if ca_file.is_some() && !url.tls {
         let wrong = Wrong::new("has no effect without TLS", "url = \"rediss://...\"");
-        section
-            .reader()
-            .problem_between(&["storage.tls_ca_file", "storage.url"], wrong);
+        section.problem_between(&["tls_ca_file", "url"], wrong);
     }
     Redis {
         address: url.address,
@@ -70,20 +65,19 @@ fn address(section: &mut Section<'_, '_>) -> Option<RedisAddress> {
     let host = section.read("host", host);
     let port = section.read("port", parse::integer(1, u16::MAX));
     let path = section.read("unix_socket_path", socket_path);
-    let has_url = section.reader().is_given("storage.url");
-    let has_path = section.reader().is_given("storage.unix_socket_path");
-    for key in ["storage.host", "storage.port", "storage.unix_socket_path"] {
-        let reader = section.reader();
+    let has_url = section.is_given("url");
+    let has_path = section.is_given("unix_socket_path");
+    for key in ["host", "port", "unix_socket_path"] {
         let beside = if has_url {
             "`url`"
-        } else if has_path && key != "storage.unix_socket_path" {
+        } else if has_path && key != "unix_socket_path" {
             "`unix_socket_path`"
         } else {
             continue;
         };
-        if reader.is_given(key) {
+        if section.is_given(key) {
             let wrong = format!("stands beside {beside}, which says too where the server is");
-            reader.problem_between(&[key], Wrong::new(wrong, "keep one of the two"));
+            section.problem_between(&[key], Wrong::new(wrong, "keep one of the two"));
         }
     }
     match (path, host, port) {
@@ -137,7 +131,7 @@ fn refuse_database(section: &mut Section<'_, '_>, url: &mut RedisUrl, sessions: 
             format!("the database in it {wrong}"),
             format!("remove it from the URL; {right}"),
         );
-        section.reader().problem_between(&["storage.url"], wrong);
+        section.problem_between(&["url"], wrong);
     }
     sessions
 }

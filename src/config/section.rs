@@ -106,6 +106,23 @@ impl<'a> Section<'_, 'a> {
         Some(list)
     }
 
+    /// Adds a mistake about several of its keys together: [`Reader::problem_between`].
+    pub(super) fn problem_between(&mut self, names: &[&str], wrong: Wrong) {
+        let keys: Vec<String> = names.iter().map(|name| self.key(name)).collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        self.reader.problem_between(&keys, wrong);
+    }
+
+    /// Whether one of its keys is given, whatever it says.
+    pub(super) fn is_given(&self, name: &str) -> bool {
+        self.reader.is_given(&self.key(name))
+    }
+
+    /// Whether one of its keys is wrong by itself.
+    pub(super) fn is_wrong(&self, name: &str) -> bool {
+        self.reader.is_wrong(&self.key(name))
+    }
+
     /// Says that a key, if it is there, is out of place.
     pub(super) fn refuse(&mut self, name: &'static str, wrong: &str, right: &str) {
         if let Some(node) = self.take(name) {
@@ -128,6 +145,11 @@ impl<'a> Section<'_, 'a> {
         if let Some(origin) = origin {
             self.wrong(name, &origin, Wrong::new(wrong, right));
         }
+    }
+
+    /// Whether there is anything under this name in the file or on the command line.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
     }
 
     /// A table of keys that the environment can override one by one.

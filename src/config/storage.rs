@@ -6,7 +6,7 @@ use super::format::{self, FormatName};
 use super::parse::{self, Wrong};
 use super::section::Section;
 use super::tree::Node;
-use super::{Engine, Format, Storage, foreign, memcached, redis};
+use super::{Engine, Format, PycketFormat, Storage, foreign, memcached, redis};
 
 /// The engines of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +67,46 @@ fn engine_name(node: &Node) -> Result<EngineName, Wrong> {
     ])(node)
 }
 
-/// Reads `[storage]`.
+/// Reads `[storage]`, with `[storage.fallback]` if it is there.
 pub(super) fn read(mut section: Section<'_, '_>, name: Option<EngineName>) -> Storage {
+    let fallback = fallback(&mut section);
+    let mut storage = place(section, name);
+    storage.fallback = fallback.map(Box::new);
+    storage
+}
+
+/// Reads the old place of sessions, which has the keys of `[storage]` and its own `engine`.
+fn fallback(section: &mut Section<'_, '_>) -> Option<Storage> {
+    let is_there = section.has("fallback");
+    let mut old = section.section("fallback");
+    let name = engine(&mut old);
+    let is_given = is_there || !old.present().is_empty();
+    if !is_given {
+        return None;
+    }
+    if name == Some(Memory) {
+        let wrong = Wrong::new(
+            "sessions in memory are gone when the proxy starts anew: nothing is left to find",
+            "engine = \"redis\" or \"memcached\" under [storage.fallback]",
+        );
+        old.problem_between(&["engine"], wrong);
+    }
+    let old = place(old, name);
+    if let Format::Pycket(PycketFormat {
+        writable: false, ..
+    }) = old.format
+    {
+        let wrong = Wrong::new(
+            "a session that has moved or ended must be deleted in its old place, or it would come back",
+            "remove it",
+        );
+        section.problem_between(&["fallback.writable"], wrong);
+    }
+    Some(old)
+}
+
+/// Reads where sessions are.
+fn place(mut section: Section<'_, '_>, name: Option<EngineName>) -> Storage {
     let format_name = format::name(&mut section, name);
     foreign::refuse(&mut section, format_name);
     format::refuse(&mut section, format_name, name);
@@ -123,6 +161,7 @@ pub(super) fn read(mut section: Section<'_, '_>, name: Option<EngineName>) -> St
         breaker_retry: section
             .read("breaker_retry", parse::duration(10 * MS, 60 * MINUTE))
             .unwrap_or(SECOND),
+        fallback: None,
     };
     section.finish();
     storage

@@ -23,7 +23,10 @@ pub fn summary(config: &Config) -> String {
         "listen",
         &format!("{} with {workers}", addresses.join(", ")),
     );
-    line("storage", &storage(config));
+    line("storage", &storage(&config.storage));
+    if let Some(old) = &config.storage.fallback {
+        line("fallback", &storage(old));
+    }
     line("cookie", &cookie(config));
     if let Some(policy) = config
         .routes
@@ -38,8 +41,7 @@ pub fn summary(config: &Config) -> String {
     text
 }
 
-fn storage(config: &Config) -> String {
-    let storage = &config.storage;
+fn storage(storage: &Storage) -> String {
     match &storage.engine {
         Engine::Memory { max_bytes } => format!(
             "memory, up to {}, gone when the proxy stops",

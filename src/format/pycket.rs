@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | values | the id | a pickled dictionary of values; with [`Place::SameRecord`], of notifications too |
 //! | notifications | the id, in another database | a pickled dictionary of notifications |
-//! | notes | the id, `:pycket` | a [native](super::native) record, of what the library has no place for |
+//! | notes | the id, `:pycket` | a [native] record, of what the library has no place for |
 //!
 //! The notes say which exchange holds a notification, which page it waits for, and which elements
 //! of a list were appended. They are there only while there is such a thing to say. A note counts

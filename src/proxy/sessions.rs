@@ -35,6 +35,8 @@ pub struct Sessions {
 pub struct Held {
     /// The id that it is kept under.
     pub id: SessionId,
+    /// Whether it has just come over from the old place, so that its cookie is made anew.
+    pub moved: bool,
     kept: Kept,
 }
 
@@ -168,13 +170,23 @@ impl Sessions {
         now: Timestamp,
     ) -> Result<Option<Held>, StoreError> {
         let mut id = id.clone();
+        let mut moved_over = false;
         // A session that is renewed twice within the grace leads on to a third id.
         for _ in 0..4 {
             let limit = policy.session.limits.max_record_bytes;
             match self.archive.load(&id, limit, now).await? {
                 Found::Session(kept) => {
                     let over = policy.session.lifetimes.is_over(&kept.session, now);
-                    return Ok((!over).then_some(Held { id, kept }));
+                    let moved = moved_over;
+                    return Ok((!over).then_some(Held { id, moved, kept }));
+                }
+                Found::Old(kept) => {
+                    let ttl = policy.session.lifetimes.time_to_live(&kept.session, now);
+                    if ttl.is_zero() {
+                        return Ok(None);
+                    }
+                    Box::pin(self.archive.move_over(&id, &kept, ttl)).await?;
+                    moved_over = true;
                 }
                 Found::Moved(to) => id = to,
                 Found::Missing => return Ok(None),

@@ -6,7 +6,7 @@
 //! connections. hyper's own pooling client does the same at a price of a tenth more CPU.
 //!
 //! Connections have no tasks of their own: the exchange drives its connection while it waits for
-//! the head and reads the body ([`link`]), which saves a wake-up and a turn of the loop for each.
+//! the head and reads the body (`link`), which saves a wake-up and a turn of the loop for each.
 //! Idle ones are looked after once a second.
 //!
 //! A request is sent a second time only when the connection was closed before a byte of it was

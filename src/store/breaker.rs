@@ -222,6 +222,7 @@ mod tests {
             connect_timeout: Duration::from_secs(1),
             breaker_failures: 3,
             breaker_retry: Duration::from_secs(1),
+            fallback: None,
         };
         Arc::new(Fake {
             breaker: Breaker::new("fake".to_owned(), &storage),

@@ -354,6 +354,7 @@ mod tests {
             connect_timeout: Duration::from_secs(1),
             breaker_failures: 5,
             breaker_retry: Duration::from_secs(1),
+            fallback: None,
         }
     }
 

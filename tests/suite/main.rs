@@ -20,6 +20,7 @@ mod doubt;
 mod examples;
 #[cfg(test)]
 mod failures;
+mod fallback;
 #[cfg(test)]
 mod fault_proxy;
 #[cfg(test)]

@@ -26,6 +26,7 @@ pub(crate) fn storage(engine: Engine) -> Storage {
         connect_timeout: Duration::from_secs(5),
         breaker_failures: 5,
         breaker_retry: Duration::from_millis(50),
+        fallback: None,
     }
 }
 

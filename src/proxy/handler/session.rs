@@ -207,9 +207,18 @@ impl Proxy {
         }
         self.explain_refusal(parts.status, &session, line);
         let presented = session.cookie_version;
+        let held = session.presence.held().filter(|held| held.moved);
+        let moved = held.map(|held| (held.id.clone(), held.session().persist));
         let mut committed = self
             .persist(parts, session, signals, &issued, asked, line)
             .await?;
+        if let Some((id, persist)) = moved
+            && committed.cookie == CookieChange::Keep
+        {
+            // The one that came may be of the other program, and its time is nearer to its end.
+            committed.cookie = CookieChange::Issue { persist };
+            committed.id = committed.id.or(Some(id));
+        }
         if issued != Issued::Nothing {
             // Two cookies of one name would be a matter of luck.
             committed.cookie = CookieChange::Keep;

@@ -364,7 +364,7 @@ impl Sessions {
                     Ok(Found::Missing) => {
                         Ok(Attempt::Done(WriteOutcome::Renewed, Some(id.clone())))
                     }
-                    Ok(Found::Session(_) | Found::Moved(_)) => Ok(Attempt::Changed),
+                    Ok(Found::Session(_) | Found::Moved(_) | Found::Old(_)) => Ok(Attempt::Changed),
                     Err(_) => Err(StoreError::Ambiguous(source)),
                 }
             }

@@ -1,0 +1,139 @@
+//! Sessions that are found in their old place, and moved over: nobody is logged out.
+
+use serde_json::json;
+
+use crate::harness::{Browser, Pycket, Upstream};
+use crate::python_app::{self, PythonApp};
+use crate::servers::{MemcachedServer, RedisServer};
+use crate::stage::{cookie, id_in, number, obedient, page, post};
+
+/// A proxy with sessions in a Redis of its own, and the library's Redis as the old place.
+fn proxy(app: &Upstream, new: &RedisServer, old: &RedisServer) -> Pycket {
+    let old = format!(
+        "[storage.fallback]\nengine = 'redis'\nformat = 'pycket'\nport = {}\n",
+        old.port()
+    );
+    Pycket::with(app).redis(new).config(&old).start()
+}
+
+#[test]
+fn a_session_of_the_library_goes_on_in_the_new_place_with_a_new_cookie() {
+    let (old, new) = (RedisServer::start(), RedisServer::start());
+    let library = PythonApp::redis(&old).start();
+    let mut browser = Browser::at(&library);
+    python_app::set(&mut browser, "user", &json!("alice"));
+    python_app::notify(&mut browser, "flash", &json!("hello"));
+    let id = id_in(&cookie(&browser));
+
+    let app = obedient();
+    let pycket = proxy(&app, &new, &old);
+    browser.go_to(&pycket);
+    let first = page(&mut browser, "/", &[]);
+    assert_eq!(first.set_cookies().len(), 1, "its cookie is made anew");
+    let seen = app.request(1);
+    assert_eq!(seen.session(), json!({"user": "alice"}));
+    assert_eq!(seen.notifications(), Some(json!({"flash": "hello"})));
+    assert_eq!(id_in(&cookie(&browser)), id, "it is the same session");
+    assert_eq!(number(&old, &["DBSIZE"]), 0, "nothing is left of it");
+    assert_eq!(number(&new, &["DBSIZE"]), 1);
+
+    let second = page(&mut browser, "/", &[]);
+    assert_eq!(second.set_cookies().len(), 0);
+    assert_eq!(app.request(2).session(), json!({"user": "alice"}));
+    assert_eq!(app.request(2).notifications(), None, "it was shown once");
+}
+
+#[test]
+fn many_requests_that_find_an_old_session_at_once_all_have_it() {
+    let (old, new) = (RedisServer::start(), RedisServer::start());
+    let library = PythonApp::redis(&old).start();
+    let app = obedient();
+    let pycket = proxy(&app, &new, &old);
+    let twin = pycket.twin();
+    for round in 0..5 {
+        let mut browser = Browser::at(&library);
+        python_app::set(&mut browser, "user", &json!(round));
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let mut browser = browser.clone();
+                let proxy = if number % 2 == 0 { &pycket } else { &twin };
+                scope.spawn(move || {
+                    browser.go_to(proxy);
+                    post(&mut browser, "/", &[&format!("X-Session-Set: n{number}=1")]);
+                });
+            }
+        });
+        browser.go_to(&pycket);
+        page(&mut browser, "/", &[]);
+        let seen = app.requests().last().unwrap().session();
+        assert_eq!(seen["user"], json!(round));
+        assert_eq!(seen.as_object().unwrap().len(), 9, "{seen}");
+    }
+}
+
+#[test]
+fn what_ended_here_does_not_come_back_from_the_old_place() {
+    let (old, new) = (RedisServer::start(), RedisServer::start());
+    let library = PythonApp::redis(&old).start();
+    let mut browser = Browser::at(&library);
+    python_app::set(&mut browser, "user", &json!("alice"));
+    // It can't be told in JSON, so its record stays behind when the session moves.
+    python_app::put(&mut browser, "when", "datetime");
+    let made = cookie(&browser);
+    let app = obedient();
+    let pycket = proxy(&app, &new, &old);
+    browser.go_to(&pycket);
+    page(&mut browser, "/", &[]);
+    assert_eq!(number(&old, &["DBSIZE"]), 1);
+    pycket.says("they stay in the old record");
+    post(&mut browser, "/", &["X-Session-Control: destroy"]);
+    browser.plant(crate::stage::COOKIE, &made);
+    page(&mut browser, "/", &[]);
+    assert_eq!(app.request(3).session(), json!({}));
+    assert_eq!(number(&old, &["DBSIZE"]), 0);
+}
+
+#[test]
+fn an_old_place_that_can_not_be_asked_is_no_logout() {
+    let (mut old, new) = (RedisServer::start(), RedisServer::start());
+    let library = PythonApp::redis(&old).start();
+    let mut browser = Browser::at(&library);
+    python_app::set(&mut browser, "user", &json!("alice"));
+    let app = obedient();
+    let pycket = proxy(&app, &new, &old);
+    old.kill();
+    browser.go_to(&pycket);
+    let response = page(&mut browser, "/", &[]);
+    assert_eq!(response.status, 503);
+    assert_eq!(response.set_cookies().len(), 0);
+    assert_eq!(app.requests().len(), 0);
+}
+
+#[test]
+fn the_way_back_is_the_same_way() {
+    let (memcached, redis) = (MemcachedServer::start(), RedisServer::start());
+    let app = obedient();
+    let native = Pycket::with(&app).redis(&redis).start();
+    let mut browser = Browser::at(&native);
+    post(
+        &mut browser,
+        "/",
+        &["X-Session-Set: user=alice", "X-Notifications-Set: flash=hi"],
+    );
+    let back = format!(
+        "storage.format = 'pycket'\nstorage.notification_names = ['flash']\n\
+         [storage.fallback]\nengine = 'redis'\nurl = 'redis://127.0.0.1:{}'\n",
+        redis.port()
+    );
+    let pycket = Pycket::with(&app)
+        .memcached(&memcached)
+        .config(&back)
+        .start();
+    browser.go_to(&pycket);
+    page(&mut browser, "/", &[]);
+    assert_eq!(app.request(2).session(), json!({"user": "alice"}));
+    let library = PythonApp::memcached(&memcached).start();
+    browser.go_to(&library);
+    assert_eq!(python_app::get(&mut browser, "user"), json!("alice"));
+    assert_eq!(number(&redis, &["DBSIZE"]), 0);
+}
