@@ -70,6 +70,13 @@ fn engine_name(node: &Node) -> Result<EngineName, Wrong> {
 /// Reads `[storage]`, with `[storage.fallback]` if it is there.
 pub(super) fn read(mut section: Section<'_, '_>, name: Option<EngineName>) -> Storage {
     let fallback = fallback(&mut section);
+    if fallback.is_some() && name == Some(Memory) {
+        let wrong = Wrong::new(
+            "sessions would move from there into memory, and be gone when the proxy stops",
+            "engine = \"redis\" or \"memcached\", for where they are to be from now on",
+        );
+        section.problem_between(&["fallback"], wrong);
+    }
     let mut storage = place(section, name);
     storage.fallback = fallback.map(Box::new);
     storage
@@ -80,17 +87,30 @@ fn fallback(section: &mut Section<'_, '_>) -> Option<Storage> {
     let is_there = section.has("fallback");
     let mut old = section.section("fallback");
     let name = engine(&mut old);
-    let is_given = is_there || !old.present().is_empty();
-    if !is_given {
+    let says_engine = !old.present().is_empty();
+    if !is_there && !says_engine {
+        return None;
+    }
+    if old.reader().is_wrong("storage.fallback") {
         return None;
     }
     if name == Some(Memory) {
-        let wrong = Wrong::new(
-            "sessions in memory are gone when the proxy starts anew: nothing is left to find",
-            "engine = \"redis\" or \"memcached\" under [storage.fallback]",
-        );
+        let right = "engine = \"redis\" or \"memcached\" under [storage.fallback]";
+        let wrong = if says_engine {
+            Wrong::new(
+                "no session in memory outlives the proxy: there are none to find",
+                right,
+            )
+        } else {
+            Wrong::new("it is not said in which store sessions were", right)
+        };
         old.problem_between(&["engine"], wrong);
     }
+    old.refuse_foreign(
+        "fallback",
+        "there is only one old place: the next one is not asked",
+        "remove it",
+    );
     let old = place(old, name);
     if let Format::Pycket(PycketFormat {
         writable: false, ..

@@ -120,7 +120,7 @@ fn the_lines_of_the_reference_that_are_commented_out_are_keys_with_good_values()
          pickle_protocol = 2\nwritable = true",
         "engine = 'memcached'\n[storage]\nformat = 'pycket'\npython_memcached = '1.62'\n\
          servers = ['10.0.0.5:11211', ['10.0.0.6:11211', 2]]\nnotification_names = ['flash']",
-        "[storage.fallback]\nengine = 'redis'\nformat = 'pycket'\nhost = '127.0.0.1'",
+        "engine = 'redis'\n[storage.fallback]\nengine = 'redis'\nformat = 'pycket'\nhost = '127.0.0.1'",
         "[cookies]\ndomain = 'example.com'\nexpires = 2030-01-01T00:00:00Z\nmax_age = '30d'",
         "[headers]\nexpose = ['user', 'theme']\n[headers.inject]\n'X-Remote-User' = 'user'\n\
          'X-Display-Name' = { value = 'name', encode = 'utf-8' }",
@@ -1094,6 +1094,47 @@ fn networks_are_read_as_they_are_meant() {
 }
 
 #[test]
+fn the_old_place_of_sessions_is_a_store_of_its_own() {
+    let text = "engine = 'redis'\n[storage.fallback]\nengine = 'memcached'\nformat = 'pycket'\n\
+                servers = ['10.0.0.5:11211']\nnotification_names = ['flash']";
+    insta::assert_snapshot!(summary(&file(text).unwrap()), @r"
+    listen    127.0.0.1:8080 with 4 workers
+    storage   redis at 127.0.0.1:6379, database 0, keys pycket:*
+    fallback  memcached at 10.0.0.5:11211, format pycket, notifications are flash
+    cookie    PYCKET_ID on /, secure by TLS, for 31 days
+    sessions  end after 1d without use and 30d in all
+    route     / -> http://127.0.0.1:9000
+    ");
+    insta::assert_snapshot!(mistakes("engine = 'redis'\n[storage.fallback]\nformat = 'native'"), @r#"storage.fallback.engine: it is not said in which store sessions were; engine = "redis" or "memcached" under [storage.fallback]"#);
+    insta::assert_snapshot!(mistakes("engine = 'redis'\n[storage.fallback]\nengine = 'memory'"), @r#"storage.fallback.engine: no session in memory outlives the proxy: there are none to find; engine = "redis" or "memcached" under [storage.fallback]"#);
+    insta::assert_snapshot!(mistakes("[storage.fallback]\nengine = 'redis'"), @r#"storage.fallback: sessions would move from there into memory, and be gone when the proxy stops; engine = "redis" or "memcached", for where they are to be from now on"#);
+    insta::assert_snapshot!(mistakes("storage.fallback = 'redis'"), @"storage.fallback: expected a table, found text; write it as { key = value }");
+    let fallback = |keys: &str| {
+        mistakes(&format!(
+            "engine = 'redis'\n[storage.fallback]\nengine = 'redis'\n{keys}"
+        ))
+    };
+    insta::assert_snapshot!(fallback("format = 'pycket'\nwritable = false"), @"storage.fallback.writable: a session that has moved or ended must be deleted in its old place, or it would come back; remove it");
+    insta::assert_snapshot!(fallback("servers = ['10.0.0.5:11211']"), @r#"storage.fallback.servers: has no effect with engine = "redis"; remove it, or set engine = "memcached""#);
+    insta::assert_snapshot!(fallback("hots = 'redis.internal'"), @"storage.fallback.hots: unknown key; did you mean `host`?");
+    insta::assert_snapshot!(fallback("fallback = { engine = 'redis' }"), @"storage.fallback.fallback: there is only one old place: the next one is not asked; remove it");
+    insta::assert_snapshot!(fallback("port = 0"), @"storage.fallback.port: 0 is out of range; a whole number from 1 to 65535");
+    let by_variables = [
+        ("PYCKET_ENGINE", "memcached"),
+        ("PYCKET_STORAGE_FALLBACK_ENGINE", "redis"),
+        ("PYCKET_STORAGE_FALLBACK_HOST", "redis.internal"),
+    ];
+    insta::assert_snapshot!(summary(&variables(&by_variables).unwrap()), @r"
+    listen    127.0.0.1:8080 with 4 workers
+    storage   memcached at 127.0.0.1:11211, keys pycket:*
+    fallback  redis at redis.internal:6379, database 0, keys pycket:*
+    cookie    PYCKET_ID on /, secure by TLS, for 31 days
+    sessions  end after 1d without use and 30d in all
+    route     / -> http://127.0.0.1:9000
+    ");
+}
+
+#[test]
 fn names_of_headers_must_not_get_in_each_others_way() {
     insta::assert_snapshot!(mistakes("[headers.names]\nsession = 'Host'"), @"headers.names.session: Host can't be used: it belongs to HTTP or to the proxy itself; -");
     insta::assert_snapshot!(mistakes("[headers]\nprefix = 'X Y'"), @"headers.prefix: a prefix of header names is 1 to 64 letters, digits, `-` or other token characters; -");
@@ -1128,6 +1169,10 @@ proptest! {
         let _unused = file(&format!("engine = 'redis'\n{key} = {value}"));
         let pycket = "engine = 'memcached'\nstorage.format = 'pycket'";
         let _unused = file(&format!("{pycket}\n{key} = {value}"));
+        if let Some(name) = key.strip_prefix("storage.") {
+            let fallback = "[storage.fallback]\nengine = 'redis'";
+            let _unused = file(&format!("{fallback}\n{name} = {value}"));
+        }
     }
 }
 
