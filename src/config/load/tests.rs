@@ -774,8 +774,35 @@ fn redis_is_found_by_the_keys_of_the_python_library_too() {
     storage.unix_socket_path: the socket's path is not absolute; "/run/redis/redis.sock"
     "#);
     insta::assert_snapshot!(with_engine("redis", "host = 'db:7000'"), @r#"storage.host: not the name or address of a host; the host alone, like "localhost"; `port` is a key of its own"#);
-    insta::assert_snapshot!(with_engine("redis", "max_connections = 8"), @r#"storage.max_connections: has no effect with engine = "redis": each worker has one connection, which all of its requests share; remove it"#);
+    insta::assert_snapshot!(with_engine("redis", "max_connections = 3"), @"storage.max_connections: 3 is too few: each of the 4 workers has one connection; at least 4, or workers = 3");
     insta::assert_snapshot!(with_engine("memcached", "host = 'db'"), @r#"storage.host: has no effect with engine = "memcached"; remove it, or set engine = "redis""#);
+}
+
+#[test]
+fn the_examples_of_the_python_library_are_a_configuration() {
+    let redis = file(
+        "engine = 'redis'\n[storage]\nformat = 'pycket'\nhost = 'localhost'\nport = 6379\n\
+         db_sessions = 10\ndb_notifications = 11\nmax_connections = 2147483648\n\
+         [cookies]\nexpires_days = 120",
+    );
+    let memcached = file(
+        "engine = 'memcached'\n[storage]\nformat = 'pycket'\nservers = ['localhost:11211']\n\
+         notification_names = []\n[cookies]\nexpires_days = 120",
+    );
+    insta::assert_snapshot!(summary(&redis.unwrap()), @r"
+    listen    127.0.0.1:8080 with 4 workers
+    storage   redis at localhost:6379, database 10, format pycket, notifications in database 11
+    cookie    PYCKET_ID on /, secure by TLS, for 31 days
+    sessions  end 1d after the last change
+    route     / -> http://127.0.0.1:9000
+    ");
+    insta::assert_snapshot!(summary(&memcached.unwrap()), @r"
+    listen    127.0.0.1:8080 with 4 workers
+    storage   memcached at localhost:11211, format pycket, no notifications
+    cookie    PYCKET_ID on /, secure by TLS, for 31 days
+    sessions  end 1d after the last change
+    route     / -> http://127.0.0.1:9000
+    ");
 }
 
 #[test]
@@ -896,13 +923,13 @@ fn keys_that_do_not_fit_the_format_are_refused() {
         ("PYCKET_ENGINE", "redis"),
         ("PYCKET_STORAGE_FORMAT", "pycket"),
         ("PYCKET_STORAGE_DATABASE", "1"),
-        ("PYCKET_STORAGE_MAX_CONNECTIONS", "1"),
+        ("PYCKET_STORAGE_MAX_CONNECTIONS", "0"),
     ])
     .unwrap_err();
     insta::assert_snapshot!(problems, @r#"
-    error: storage.max_connections: has no effect with engine = "redis": each worker has one connection, which all of its requests share
+    error: storage.max_connections: 0 is out of range
      --> environment variable PYCKET_STORAGE_MAX_CONNECTIONS
-     = help: remove it
+     = help: a whole number from 1 to 9223372036854775807
 
     error: storage.database: has no effect with format = "pycket", which has a database for sessions and one for notifications
      --> environment variable PYCKET_STORAGE_DATABASE
