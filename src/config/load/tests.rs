@@ -499,7 +499,7 @@ fn tables_in_variables_are_inline_toml() {
         ("PYCKET_FORWARDING_VIA", "false"),
     ])
     .unwrap();
-    assert_eq!(config.routes[0].path, "/static/");
+    assert_eq!(config.routes[0].rule.path, "/static/");
     let policy = config.routes[1].session.as_ref().unwrap();
     assert_eq!(policy.contract.inject[0].header, "x-remote-user");
     assert_eq!(config.names.get(crate::contract::Field::Session), "x-state");
@@ -1062,8 +1062,47 @@ fn a_route_for_everything_takes_the_place_of_the_last() {
 }
 
 #[test]
+fn a_domain_counts_after_its_hosts_and_methods_before_none() {
+    let config = file(
+        "[[route]]\nhost = '*.example.com'\n[[route]]\nhost = '*.shop.example.com'\n\
+         [[route]]\nhost = 'a.example.com'\n[[route]]\npath = '/a'\n\
+         [[route]]\npath = '/a'\nmethods = ['POST', 'PUT']\n[[route]]\nmethods = ['DELETE']",
+    )
+    .unwrap();
+    let names: Vec<&str> = config
+        .routes
+        .iter()
+        .map(|route| route.name.as_str())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "a.example.com/",
+            "*.shop.example.com/",
+            "*.example.com/",
+            "POST,PUT /a",
+            "/a",
+            "DELETE /",
+            "/"
+        ]
+    );
+}
+
+#[test]
+fn methods_that_no_route_can_be_for_are_refused() {
+    let route = |keys: &str| mistakes(&format!("[[route]]\n{keys}"));
+    insta::assert_snapshot!(route("methods = ['get']"), @r#"route.methods: the case of a method counts, and they are written in capitals; "GET""#);
+    insta::assert_snapshot!(route("methods = ['GET, POST']"), @r#"route.methods: not a method; "GET""#);
+    insta::assert_snapshot!(route("methods = ['CONNECT']"), @r#"route.methods: CONNECT is not offered; "GET""#);
+    insta::assert_snapshot!(route("methods = []"), @"route.methods: no method is named; remove it: then all are meant");
+    insta::assert_snapshot!(route("methods = ['GET']\n[[route]]\nmethods = ['POST', 'GET']"), @"route.methods: a route with this host and path stands above, and is for GET, too; join them, or name other methods");
+}
+
+#[test]
 fn hosts_and_paths_that_no_request_has_are_refused() {
-    let hosts = ["", "a:80", "*.a", "a b", "u@a", "http://a", "a/b"];
+    let hosts = [
+        "", "a:80", "*", "*a", "*.*.a", "a.*", "*.", "*.a:80", "a b", "u@a", "http://a", "a/b",
+    ];
     for host in hosts {
         assert!(
             file(&format!("[[route]]\nhost = '{host}'")).is_err(),
