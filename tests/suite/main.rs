@@ -20,6 +20,7 @@ mod doubt;
 mod examples;
 #[cfg(test)]
 mod failures;
+#[cfg(test)]
 mod fallback;
 #[cfg(test)]
 mod fault_proxy;
@@ -35,9 +36,12 @@ mod operation;
 mod passage;
 #[cfg(test)]
 mod python_app;
+#[cfg(test)]
 mod python_behind;
 #[cfg(test)]
 mod python_library;
+#[cfg(test)]
+mod python_sharing;
 #[cfg(test)]
 mod servers;
 #[cfg(test)]

@@ -8,6 +8,8 @@
 //! ```
 //!
 //! The functions ask whatever the browser is at: the application itself, or a proxy before it.
+//!
+//! [`Shared`] is such an application beside a proxy that has its sessions in the same place.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -16,8 +18,9 @@ use std::process::Command;
 
 use serde_json::{Map, Value, json};
 
-use crate::harness::{Address, Browser, Process, SECRET};
+use crate::harness::{Address, Browser, Process, SECRET, Upstream};
 use crate::servers::{MemcachedServer, RedisServer};
+use crate::stage::{Stage, Store, obedient, on_engines};
 
 /// An application that is yet to be started.
 #[derive(Clone, Debug)]
@@ -119,6 +122,57 @@ impl Builder {
         process.stdout_line("that it is ready", |line| (line == "ready").then_some(()));
         process
     }
+}
+
+/// The library and a proxy with `format = "pycket"`, side by side, with their sessions in one
+/// place. Behind the proxy is another application.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) library: PythonApp,
+    pub(crate) stage: Stage,
+}
+
+impl Shared {
+    /// With the application that [`obedient`] is. In Memcached, `flash` and `news` are notifications.
+    pub(crate) fn on(store: Store, config: &str) -> Self {
+        Self::with(store, obedient(), config)
+    }
+
+    /// With this application behind the proxy.
+    pub(crate) fn with(store: Store, app: Upstream, config: &str) -> Self {
+        let (library, names) = match &store {
+            Store::Memory => panic!("nobody shares a proxy's own memory"),
+            Store::Redis(server) => (PythonApp::redis(server), ""),
+            Store::Memcached(server) => (
+                PythonApp::memcached(server),
+                "storage.notification_names = ['flash', 'news']",
+            ),
+        };
+        let config = format!("storage.format = 'pycket'\n{names}\n{config}");
+        Self {
+            library: library.start(),
+            stage: Stage::with(store, app, &config),
+        }
+    }
+
+    /// A browser at the library's application, in whose session `user` is `"alice"`.
+    pub(crate) fn alice(&self) -> Browser {
+        let mut browser = Browser::at(&self.library);
+        set(&mut browser, "user", &json!("alice"));
+        browser
+    }
+
+    /// What the application behind the proxy sees of this browser's session.
+    pub(crate) fn session(&self, browser: &mut Browser) -> Value {
+        self.stage.session(browser.go_to(&self.stage.pycket))
+    }
+}
+
+/// Checks the same facts with Redis and with Memcached, both at once.
+pub(crate) fn on_both_stores(config: &str, facts: impl Fn(&Shared) + Sync) {
+    on_engines([Store::redis(), Store::memcached()], |store| {
+        facts(&Shared::on(store, config));
+    });
 }
 
 /// The Python that has the library, at the repository's root, undisturbed by the environment.
