@@ -41,6 +41,8 @@ mod python_behind;
 #[cfg(test)]
 mod python_library;
 #[cfg(test)]
+mod python_records;
+#[cfg(test)]
 mod python_sharing;
 #[cfg(test)]
 mod servers;

@@ -166,6 +166,24 @@ impl Shared {
     pub(crate) fn session(&self, browser: &mut Browser) -> Value {
         self.stage.session(browser.go_to(&self.stage.pycket))
     }
+
+    /// The bytes under this key: the session's values.
+    pub(crate) fn record(&self, id: &str) -> Option<Vec<u8>> {
+        match &self.stage.store {
+            Store::Memory => None,
+            Store::Redis(server) => server.get(0, id),
+            Store::Memcached(server) => server.get(id).map(|(_flags, bytes)| bytes),
+        }
+    }
+
+    /// Puts bytes under this key.
+    pub(crate) fn put_record(&self, id: &str, bytes: &[u8]) {
+        match &self.stage.store {
+            Store::Memory => {}
+            Store::Redis(server) => server.set(0, id, bytes),
+            Store::Memcached(server) => server.set(id, 0, bytes),
+        }
+    }
 }
 
 /// Checks the same facts with Redis and with Memcached, both at once.
