@@ -277,7 +277,7 @@ impl Pycket {
         if self.writable {
             Ok(())
         } else {
-            Err(StoreError::Refused(
+            Err(StoreError::Unfit(
                 "sessions can't be changed: storage.writable = false".into(),
             ))
         }
@@ -325,8 +325,14 @@ fn corrupt(error: PycketError) -> StoreError {
     StoreError::Corrupt(Box::new(error))
 }
 
+/// Why a change is refused: most often because of what the application asks for.
 fn unwritable(error: PycketError) -> StoreError {
-    StoreError::Refused(Box::new(error))
+    match error {
+        PycketError::Damaged(_) | PycketError::Notes(_) => corrupt(error),
+        PycketError::Pickle { .. }
+        | PycketError::ValueAsNotification { .. }
+        | PycketError::UndeclaredNotification { .. } => StoreError::Unfit(Box::new(error)),
+    }
 }
 
 fn kept(session: Session, state: State) -> Kept {

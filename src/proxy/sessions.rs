@@ -308,7 +308,7 @@ fn is_passing(error: &StoreError) -> bool {
         | StoreError::TimedOut
         | StoreError::Ambiguous(_)
         | StoreError::Corrupt(_) => true,
-        StoreError::Refused(_) | StoreError::TooLarge { .. } => false,
+        StoreError::Refused(_) | StoreError::Unfit(_) | StoreError::TooLarge { .. } => false,
     }
 }
 

@@ -405,6 +405,62 @@ fn notifications_that_cannot_be_read_are_left_alone_with_the_values() {
     assert_eq!(redis.get(1, &id).as_deref(), Some(&b"\x80\x04}.more"[..]));
 }
 
+/// A change that the application may not ask for: the answer is 502, the log says why, and the
+/// record stays.
+#[track_caller]
+fn assert_refused(both: &Shared, browser: &mut Browser, signal: &str, why: &str) {
+    let id = browser.cookie(COOKIE).map(id_in);
+    let record = || id.as_deref().map(|id| both.record(id));
+    let before = record();
+    let response = at_proxy(both, browser, &[signal]);
+    assert_eq!(response.status, 502, "{signal}");
+    assert_eq!(response.set_cookies().len(), 0, "{signal}");
+    let line = both.stage.pycket.says(why);
+    assert!(
+        line.contains("the signals were refused"),
+        "{signal}: {line}"
+    );
+    assert!(!line.contains("hidden"), "{signal}: {line}");
+    assert_eq!(record(), before, "{signal}");
+}
+
+#[test]
+fn name_that_is_not_what_it_is_declared_to_be_is_a_mistake_of_the_application() {
+    let both = Shared::on(Store::memcached(), "");
+    let mut alice = both.alice();
+    let mut stranger = both.stage.browser();
+    for browser in [&mut alice, &mut stranger] {
+        for (signal, why) in [
+            (
+                "X-Session-Set: a=1&flash=hidden",
+                r#"\"flash\" is a notification by storage.notification_names"#,
+            ),
+            (
+                "X-Notifications-Set: other=hidden",
+                r#"\"other\" is no notification by storage.notification_names"#,
+            ),
+            (
+                "X-Notifications-Add: another=hidden",
+                r#"\"another\" is no notification by storage.notification_names"#,
+            ),
+        ] {
+            assert_refused(&both, browser, signal, why);
+        }
+    }
+    both.stage.store.assert_records(1);
+    let line = both.stage.pycket.access(|line| line["status"] == 502);
+    assert_eq!(line["error"], "bad_signals", "{line}");
+}
+
+#[test]
+fn number_that_is_too_large_for_a_record_is_a_mistake_of_the_application() {
+    on_both_stores("", |both| {
+        let signal = r#"X-Session-Set: {"n": [18446744073709551616]}"#;
+        let why = "a number of the value is outside the range of 64 bits";
+        assert_refused(both, &mut both.alice(), signal, why);
+    });
+}
+
 #[test]
 fn one_redis_database_for_both_is_one_record_for_both() {
     let store = Store::redis();
