@@ -124,6 +124,14 @@ impl Archive {
         Ok(Self { layout, fallback })
     }
 
+    /// Whether sessions can be changed: with the Python library's format the settings may say no.
+    pub fn is_writable(&self) -> bool {
+        match &self.layout {
+            Layout::Native(_) => true,
+            Layout::Pycket(pycket) => pycket.is_writable(),
+        }
+    }
+
     /// Loads what is kept under `id`, in one round trip. Records of more than `max_bytes` are
     /// errors. `now` stands in for the times that a format does not keep.
     ///

@@ -273,6 +273,10 @@ impl Pycket {
         Ok(other.load(&key(id)).await?.is_some())
     }
 
+    pub(super) fn is_writable(&self) -> bool {
+        self.writable
+    }
+
     fn check_writable(&self) -> Result<(), StoreError> {
         if self.writable {
             Ok(())

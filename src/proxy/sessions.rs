@@ -196,7 +196,8 @@ impl Sessions {
     }
 
     /// Claims the notifications that a request for `path` carries, and gives the session as it is
-    /// then; `None` when the session is gone.
+    /// then; `None` when the session is gone. Where nothing can be written, none is carried that
+    /// would have to be claimed.
     ///
     /// # Errors
     ///
@@ -223,6 +224,10 @@ impl Sessions {
             let carried = Carried::due(waiting, rule, &policy.contract, visit, path, token, now);
             if carried.claim.is_none() {
                 return Ok(Some((held, carried)));
+            }
+            if !self.archive.is_writable() {
+                // What can't be taken must not be shown: it would be shown again.
+                return Ok(Some((held, Carried::default())));
             }
             let mut session = held.session().clone();
             let until = now.after(rule.claim_timeout);

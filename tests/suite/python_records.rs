@@ -462,6 +462,64 @@ fn number_that_is_too_large_for_a_record_is_a_mistake_of_the_application() {
 }
 
 #[test]
+fn proxy_that_may_not_write_reads_and_refuses_every_change() {
+    on_both_stores("storage.writable = false", |both| {
+        let mut browser = both.alice();
+        python_app::notify(&mut browser, "flash", &json!("hello"));
+        let id = id_in(&cookie(&browser));
+        let record = both.record(&id);
+        assert_eq!(both.session(&mut browser), json!({"user": "alice"}));
+        // It can't take a notification, so it shows none: the library would show it again.
+        let response = page(&mut browser, "/", &["200", "X-Session-Set: user=alice"]);
+        assert_eq!(response.status, 200);
+        assert_eq!(both.stage.last().session(), json!({"user": "alice"}));
+        assert_eq!(both.stage.shown(), None);
+        for signal in [
+            "X-Session-Set: user=bob",
+            "X-Session-Delete: user",
+            "X-Notifications-Set: news=1",
+            "X-Session-Control: clear",
+            "X-Session-Control: renew",
+            "X-Session-Control: destroy",
+        ] {
+            let why = "sessions can't be changed: storage.writable = false";
+            assert_refused(both, &mut browser, signal, why);
+            assert_refused_unless_empty(both, signal, why);
+        }
+        assert_eq!(both.record(&id), record);
+        both.stage.store.assert_records(1);
+        browser.go_to(&both.library);
+        assert_eq!(python_app::show(&mut browser, "flash"), json!("hello"));
+    });
+}
+
+/// A stranger's session is not begun either; what asks for nothing of it is fine.
+fn assert_refused_unless_empty(both: &Shared, signal: &str, why: &str) {
+    let mut stranger = both.stage.browser();
+    if signal.contains("Set") {
+        assert_refused(both, &mut stranger, signal, why);
+    } else {
+        assert_eq!(at_proxy(both, &mut stranger, &[signal]).status, 200);
+    }
+    assert_eq!(stranger.cookie(COOKIE), None);
+}
+
+#[test]
+fn proxy_that_may_not_write_shows_notifications_where_the_application_takes_them() {
+    let config = "storage.writable = false\nnotifications.consume = 'ack'";
+    on_both_stores(config, |both| {
+        let mut browser = both.alice();
+        python_app::notify(&mut browser, "flash", &json!("hello"));
+        both.session(&mut browser);
+        assert_eq!(both.stage.shown(), Some(json!({"flash": "hello"})));
+        let why = "sessions can't be changed: storage.writable = false";
+        assert_refused(both, &mut browser, "X-Notifications-Taken: *", why);
+        browser.go_to(&both.library);
+        assert_eq!(python_app::show(&mut browser, "flash"), json!("hello"));
+    });
+}
+
+#[test]
 fn one_redis_database_for_both_is_one_record_for_both() {
     let store = Store::redis();
     let Store::Redis(redis) = &store else {
