@@ -320,7 +320,7 @@ fn is_passing(error: &StoreError) -> bool {
 /// Waits before another try, the longer the more there were, by chance differently in each
 /// exchange: those that lost against each other must not meet again.
 async fn pause(tries: u32) {
-    let most = 1u64 << tries.min(6);
+    let most = 1u64 << tries.min(8);
     let chance = getrandom::u64().unwrap_or_default() % (most * 1000);
     tokio::time::sleep(Duration::from_micros(chance)).await;
 }
