@@ -250,6 +250,31 @@ impl Archive {
         }
     }
 
+    /// Keeps `session` instead of what an earlier try of [`create`](Self::create) has kept under the
+    /// same id, with the same meaning of `from`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::replace`].
+    pub async fn create_again(
+        &self,
+        id: &SessionId,
+        earlier: &Kept,
+        session: &Session,
+        from: Option<&Kept>,
+        ttl: Duration,
+    ) -> Result<Replaced, StoreError> {
+        if let Layout::Pycket(pycket) = &self.layout
+            && let State::Pycket(state) = &earlier.state
+            && let Some(from) = from
+            && let State::Pycket(records) = &from.state
+        {
+            let from = (&from.session, records.as_ref());
+            return pycket.create_again(id, state, session, from, ttl).await;
+        }
+        self.replace(id, earlier, session, ttl).await
+    }
+
     /// Whether exactly this is kept: tells whether a write happened whose answer was lost.
     ///
     /// # Errors

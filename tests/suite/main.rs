@@ -41,7 +41,11 @@ mod python_behind;
 #[cfg(test)]
 mod python_library;
 #[cfg(test)]
+mod python_meetings;
+#[cfg(test)]
 mod python_records;
+#[cfg(test)]
+mod python_refusals;
 #[cfg(test)]
 mod python_sharing;
 #[cfg(test)]

@@ -18,9 +18,9 @@ use std::process::Command;
 
 use serde_json::{Map, Value, json};
 
-use crate::harness::{Address, Browser, Process, SECRET, Upstream};
+use crate::harness::{Address, Browser, Process, Response, SECRET, Upstream};
 use crate::servers::{MemcachedServer, RedisServer};
-use crate::stage::{Stage, Store, obedient, on_engines};
+use crate::stage::{Stage, Store, obedient, on_engines, page, post};
 
 /// An application that is yet to be started.
 #[derive(Clone, Debug)]
@@ -160,6 +160,16 @@ impl Shared {
         let mut browser = Browser::at(&self.library);
         set(&mut browser, "user", &json!("alice"));
         browser
+    }
+
+    /// A form that is sent to the proxy, whose application answers with these lines.
+    pub(crate) fn at_proxy(&self, browser: &mut Browser, answer: &[&str]) -> Response {
+        post(browser.go_to(&self.stage.pycket), "/", answer)
+    }
+
+    /// A page that is loaded from the proxy, whose application answers with these lines.
+    pub(crate) fn page_at_proxy(&self, browser: &mut Browser, answer: &[&str]) -> Response {
+        page(browser.go_to(&self.stage.pycket), "/page", answer)
     }
 
     /// What the application behind the proxy sees of this browser's session.

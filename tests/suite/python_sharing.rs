@@ -1,27 +1,14 @@
 //! The Python library and the proxy on the same sessions at the same time: what one does, the other
 //! sees.
 
-use std::collections::BTreeSet;
-use std::thread;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::harness::{Browser, Gate, Pycket, Response, Upstream};
+use crate::harness::{Browser, Pycket, Upstream};
 use crate::python_app::{self, PythonApp, Shared, on_both_stores};
 use crate::servers::MemcachedServer;
-use crate::stage::{COOKIE, Store, answer, cookie, id_in, obedient, on_engines, page, post};
-
-/// At the proxy; its application answers with these lines.
-fn at_proxy(both: &Shared, browser: &mut Browser, answer: &[&str]) -> Response {
-    post(browser.go_to(&both.stage.pycket), "/", answer)
-}
-
-/// A page load at the proxy; its application answers with these lines.
-fn page_at_proxy(both: &Shared, browser: &mut Browser, answer: &[&str]) -> Response {
-    page(browser.go_to(&both.stage.pycket), "/page", answer)
-}
+use crate::stage::{COOKIE, Store, cookie, id_in, obedient, on_engines, post};
 
 #[test]
 fn one_browser_has_one_session_at_both() {
@@ -29,7 +16,7 @@ fn one_browser_has_one_session_at_both() {
         let mut browser = both.alice();
         let made = cookie(&browser);
         assert_eq!(both.session(&mut browser), json!({"user": "alice"}));
-        at_proxy(both, &mut browser, &["X-Session-Set: theme=dark"]);
+        both.at_proxy(&mut browser, &["X-Session-Set: theme=dark"]);
 
         browser.go_to(&both.library);
         assert_eq!(python_app::names(&mut browser), json!(["theme", "user"]));
@@ -40,7 +27,7 @@ fn one_browser_has_one_session_at_both() {
 
         let seen = both.session(&mut browser);
         assert_eq!(seen, json!({"user": "bob", "visits": 1}));
-        at_proxy(both, &mut browser, &["X-Session-Delete: visits"]);
+        both.at_proxy(&mut browser, &["X-Session-Delete: visits"]);
         browser.go_to(&both.library);
         assert_eq!(python_app::names(&mut browser), json!(["user"]));
         assert_eq!(cookie(&browser), made, "nobody set another cookie");
@@ -52,7 +39,7 @@ fn one_browser_has_one_session_at_both() {
 fn session_that_the_proxy_begins_goes_on_at_the_library() {
     on_both_stores("", |both| {
         let mut browser = both.stage.browser();
-        at_proxy(both, &mut browser, &["X-Session-Set: user=alice"]);
+        both.at_proxy(&mut browser, &["X-Session-Set: user=alice"]);
         let made = cookie(&browser);
         browser.go_to(&both.library);
         assert_eq!(python_app::id(&mut browser), json!(id_in(&made)));
@@ -94,7 +81,7 @@ fn values_that_json_can_say_are_the_same_at_both() {
         let mut browser = both.stage.browser();
         for (name, value) in values {
             let line = format!("X-Session-Set: {}", json!({name: value}));
-            at_proxy(both, &mut browser, &[&line]);
+            both.at_proxy(&mut browser, &[&line]);
         }
         browser.go_to(&both.library);
         for (name, value) in values {
@@ -109,7 +96,7 @@ fn who_logs_out_at_the_proxy_is_logged_out_at_the_library() {
         let mut browser = both.alice();
         python_app::notify(&mut browser, "flash", &json!("hello"));
         let made = cookie(&browser);
-        at_proxy(both, &mut browser, &["X-Session-Control: destroy"]);
+        both.at_proxy(&mut browser, &["X-Session-Control: destroy"]);
         assert_eq!(browser.cookie(COOKIE), None);
         // Whoever kept the cookie has nothing of it.
         browser.plant(COOKIE, &made);
@@ -124,7 +111,7 @@ fn who_logs_out_at_the_proxy_is_logged_out_at_the_library() {
 fn who_logs_out_at_the_library_is_logged_out_at_the_proxy() {
     on_both_stores("", |both| {
         let mut browser = both.alice();
-        at_proxy(both, &mut browser, &["X-Session-Set: theme=dark"]);
+        both.at_proxy(&mut browser, &["X-Session-Set: theme=dark"]);
         browser.go_to(&both.library);
         // It has no other way to end a session than to empty it.
         python_app::ask(
@@ -141,10 +128,10 @@ fn notification_of_the_library_is_shown_once_by_the_proxy() {
     on_both_stores("", |both| {
         let mut browser = both.alice();
         python_app::notify(&mut browser, "flash", &json!({"text": "gr\u{fc}n", "n": 1}));
-        page_at_proxy(both, &mut browser, &[]);
+        both.page_at_proxy(&mut browser, &[]);
         let shown = both.stage.shown();
         assert_eq!(shown, Some(json!({"flash": {"text": "gr\u{fc}n", "n": 1}})));
-        page_at_proxy(both, &mut browser, &[]);
+        both.page_at_proxy(&mut browser, &[]);
         assert_eq!(both.stage.shown(), None);
 
         browser.go_to(&both.library);
@@ -159,11 +146,11 @@ fn notification_that_the_library_has_shown_is_not_shown_by_the_proxy() {
         let mut browser = both.alice();
         python_app::notify(&mut browser, "flash", &json!("hello"));
         // The proxy has held it in between, and noted that.
-        page_at_proxy(both, &mut browser, &["503"]);
+        both.page_at_proxy(&mut browser, &["503"]);
         assert!(both.stage.shown().is_some());
         browser.go_to(&both.library);
         assert_eq!(python_app::show(&mut browser, "flash"), json!("hello"));
-        page_at_proxy(both, &mut browser, &[]);
+        both.page_at_proxy(&mut browser, &[]);
         assert_eq!(both.stage.shown(), None);
     });
 }
@@ -174,15 +161,15 @@ fn notifications_of_the_application_behind_are_shown_by_the_library() {
         let mut browser = both.alice();
         let set = r#"X-Notifications-Set: {"flash": ["saved", 1]}"#;
         let add = "X-Notifications-Add: news=first";
-        at_proxy(both, &mut browser, &[set, add]);
-        at_proxy(both, &mut browser, &["X-Notifications-Add: news=second"]);
+        both.at_proxy(&mut browser, &[set, add]);
+        both.at_proxy(&mut browser, &["X-Notifications-Add: news=second"]);
 
         browser.go_to(&both.library);
         assert_eq!(python_app::show(&mut browser, "flash"), json!(["saved", 1]));
         let news = python_app::show(&mut browser, "news");
         assert_eq!(news, json!(["first", "second"]));
         assert_eq!(python_app::show(&mut browser, "news"), Value::Null);
-        page_at_proxy(both, &mut browser, &[]);
+        both.page_at_proxy(&mut browser, &[]);
         assert_eq!(both.stage.shown(), None);
         assert_eq!(both.session(&mut browser), json!({"user": "alice"}));
     });
@@ -193,7 +180,7 @@ fn application_behind_adds_to_what_the_library_has_left() {
     on_both_stores("", |both| {
         let mut browser = both.alice();
         python_app::notify(&mut browser, "news", &json!(["first"]));
-        at_proxy(both, &mut browser, &["X-Notifications-Add: news=second"]);
+        both.at_proxy(&mut browser, &["X-Notifications-Add: news=second"]);
         browser.go_to(&both.library);
         let news = python_app::show(&mut browser, "news");
         assert_eq!(news, json!(["first", "second"]));
@@ -214,7 +201,7 @@ fn page_that_nobody_sees_loses_no_notification_of_the_library() {
             &["200", "X-Session-Control: nonsense"],
         ];
         for answer in unseen {
-            page_at_proxy(both, &mut browser, answer);
+            both.page_at_proxy(&mut browser, answer);
             let shown = both.stage.shown();
             assert_eq!(shown, Some(json!({"flash": "hello"})), "{answer:?}");
             let waiting = python_app::waiting(browser.go_to(&both.library));
@@ -235,79 +222,9 @@ fn application_that_breaks_off_loses_no_notification_of_the_library() {
         let both = Shared::with(store, app, "");
         let mut browser = both.alice();
         python_app::notify(&mut browser, "flash", &json!("hello"));
-        assert_eq!(page_at_proxy(&both, &mut browser, &[]).status, 502);
+        assert_eq!(both.page_at_proxy(&mut browser, &[]).status, 502);
         browser.go_to(&both.library);
         assert_eq!(python_app::show(&mut browser, "flash"), json!("hello"));
-    });
-}
-
-/// An application that answers nothing but `/` before the gate opens.
-fn held_back(gate: &Gate) -> Upstream {
-    let gate = gate.clone();
-    Upstream::app(move |request| {
-        if request.target != "/" {
-            gate.pass();
-        }
-        answer(&request.fields.all("Answer"))
-    })
-}
-
-#[test]
-fn two_tabs_never_both_show_a_notification_of_the_library() {
-    on_engines([Store::redis(), Store::memcached()], |store| {
-        let gate = Gate::closed();
-        let both = Shared::with(store, held_back(&gate), "");
-        let twin = both.stage.pycket.twin();
-        let mut browser = both.alice();
-        python_app::notify(&mut browser, "flash", &json!("hello"));
-        thread::scope(|scope| {
-            for (path, proxy) in [("/one", &both.stage.pycket), ("/two", &twin)] {
-                let mut tab = browser.clone();
-                tab.go_to(proxy);
-                scope.spawn(move || page(&mut tab, path, &[]));
-            }
-            // Both are under way before the first is answered.
-            both.stage.app.request(2);
-            gate.open();
-        });
-        let seen = both.stage.app.requests();
-        let shown = seen.iter().filter_map(|request| request.notifications());
-        assert_eq!(shown.collect::<Vec<_>>(), [json!({"flash": "hello"})]);
-        browser.go_to(&both.library);
-        assert_eq!(python_app::show(&mut browser, "flash"), Value::Null);
-    });
-}
-
-#[test]
-fn hundred_exchanges_at_once_in_a_session_of_the_library_lose_no_value() {
-    const COUNT: usize = 100;
-    let config = "session.commit_timeout = '15s'\nheaders.budget = '16KiB'";
-    on_engines([Store::redis(), Store::memcached()], |store| {
-        let gate = Gate::closed();
-        let both = Shared::with(store, held_back(&gate), config);
-        let twin = both.stage.pycket.twin();
-        let mut browser = both.alice();
-        thread::scope(|scope| {
-            for number in 0..COUNT {
-                let mut tab = browser.clone();
-                let proxies = [&both.stage.pycket, &twin];
-                tab.go_to(proxies[number % 2]);
-                let signal = format!("X-Session-Set: n{number}={number}");
-                scope.spawn(move || {
-                    let response = post(&mut tab, "/together", &[&signal]);
-                    assert_eq!(response.status, 200, "{signal}");
-                });
-            }
-            // All have read the session before the first writes.
-            both.stage.app.request(COUNT);
-            gate.open();
-        });
-        browser.go_to(&both.library);
-        let names = python_app::names(&mut browser);
-        let names: BTreeSet<String> = serde_json::from_value(names).unwrap();
-        let mut expected: BTreeSet<_> = (0..COUNT).map(|number| format!("n{number}")).collect();
-        expected.insert("user".to_owned());
-        assert_eq!(names, expected);
     });
 }
 
@@ -391,7 +308,7 @@ fn cookie_is_signed_as_the_librarys_version_1() {
     assert_eq!(both.session(&mut browser), json!({"user": "alice"}));
 
     let mut browser = both.stage.browser();
-    at_proxy(&both, &mut browser, &["X-Session-Set: user=bob"]);
+    both.at_proxy(&mut browser, &["X-Session-Set: user=bob"]);
     assert!(is_version_1(&cookie(&browser)), "{}", cookie(&browser));
     browser.go_to(&library);
     assert_eq!(python_app::get(&mut browser, "user"), json!("bob"));
@@ -411,7 +328,7 @@ fn cookie_of_the_same_version_comes_back() {
         python_app::set(&mut browser, "user", &json!("alice"));
         let came = cookie(&browser);
         assert_eq!(is_version_1(&came), version_1, "{came}");
-        at_proxy(&both, &mut browser, &["X-Session-Control: renew"]);
+        both.at_proxy(&mut browser, &["X-Session-Control: renew"]);
         let made = cookie(&browser);
         assert_ne!(made, came);
         assert_eq!(is_version_1(&made), version_1, "{made}");
@@ -420,6 +337,29 @@ fn cookie_of_the_same_version_comes_back() {
     }
     // Without any, it is that of today's Tornado.
     let mut browser = both.stage.browser();
-    at_proxy(&both, &mut browser, &["X-Session-Set: user=bob"]);
+    both.at_proxy(&mut browser, &["X-Session-Set: user=bob"]);
     assert!(cookie(&browser).starts_with("2|"), "{}", cookie(&browser));
+}
+
+#[test]
+fn notifications_alone_are_a_session() {
+    on_both_stores("", |both| {
+        let mut browser = Browser::at(&both.library);
+        python_app::notify(&mut browser, "flash", &json!("hello"));
+        both.page_at_proxy(&mut browser, &["500"]);
+        assert_eq!(both.stage.shown(), Some(json!({"flash": "hello"})));
+        assert_eq!(both.session(&mut browser), json!({}));
+        both.at_proxy(&mut browser, &["X-Session-Set: user=alice"]);
+        both.at_proxy(&mut browser, &["X-Session-Control: renew, clear"]);
+        browser.go_to(&both.library);
+        assert_eq!(python_app::get(&mut browser, "user"), Value::Null);
+        assert_eq!(python_app::show(&mut browser, "flash"), json!("hello"));
+
+        python_app::notify(&mut browser, "flash", &json!("again"));
+        let made = cookie(&browser);
+        both.at_proxy(&mut browser, &["X-Session-Control: destroy"]);
+        browser.plant(COOKIE, &made);
+        browser.go_to(&both.library);
+        assert_eq!(python_app::waiting(&mut browser), json!([]));
+    });
 }
