@@ -221,6 +221,16 @@ pub(crate) fn python() -> Command {
     command
 }
 
+/// What a script for the library's Python prints. `sys.argv[1]` is the argument.
+pub(crate) fn python_says(script: &str, argument: &str) -> String {
+    let output = python().args(["-c", script, argument]).output();
+    let output = output.expect("it runs");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let text = String::from_utf8(output.stdout).expect("it prints text");
+    text.trim_end().to_owned()
+}
+
 /// Sets a value in the session.
 pub(crate) fn set(browser: &mut Browser, name: &str, value: &Value) {
     let value = value.to_string();

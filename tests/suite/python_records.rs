@@ -3,19 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::harness::Browser;
-use crate::python_app::{self, PythonApp, Shared, on_both_stores, python};
+use crate::python_app::{self, PythonApp, Shared, on_both_stores, python_says};
 use crate::servers::Reply;
 use crate::stage::{COOKIE, Stage, Store, cookie, id_in, number, obedient, page};
 
 const DAY: i64 = 24 * 60 * 60;
-
-/// What a script for the library's Python prints.
-fn python_says(script: &str, argument: &str) -> String {
-    let output = python().args(["-c", script, argument]).output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
 
 /// `{'user': 'alice', 'pair': (1, 'two')}` as Python pickles it in this protocol.
 fn pickled(protocol: u8) -> Vec<u8> {

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::harness::Browser;
-use crate::python_app::{self, Shared, on_both_stores};
+use crate::harness::{Browser, SECRET};
+use crate::python_app::{self, Shared, on_both_stores, python_says};
 use crate::stage::{COOKIE, Store, cookie, id_in, page, post};
 
 /// Bytes that are no session, with what the log says of them.
@@ -218,5 +218,48 @@ fn proxy_that_may_not_write_shows_notifications_where_the_application_takes_them
         assert_refused(both, &mut browser, "X-Notifications-Taken: *", why);
         browser.go_to(&both.library);
         assert_eq!(python_app::show(&mut browser, "flash"), json!("hello"));
+    });
+}
+
+/// A session cookie that Tornado has signed with the right secret, whatever the id in it is.
+fn signed(id: &str) -> String {
+    const SCRIPT: &str = "import json, sys, tornado.web\n\
+        secret, id = json.loads(sys.argv[1])\n\
+        print(tornado.web.create_signed_value(secret, 'PYCKET_ID', id).decode())";
+    python_says(SCRIPT, &json!([SECRET, id]).to_string())
+}
+
+#[test]
+fn id_that_is_none_becomes_no_key_even_where_its_signature_is_right() {
+    let good = "00000000-0000-4000-8000-000000000000";
+    let bad = [
+        "",
+        "user",
+        "00000000-0000-4000-8000-00000000000",
+        "00000000-0000-4000-8000-00000000000g",
+        "00000000-0000-4000-8000-000000000000:pycket",
+        "00000000-0000-4000-8000-0000000000 0",
+        "0000\r\nflush_all\r\n0-8000-000000000000",
+    ];
+    on_both_stores("", |both| {
+        for id in bad {
+            let mut browser = both.stage.browser();
+            browser.plant(COOKIE, &signed(id));
+            both.session(&mut browser);
+            let state = both
+                .stage
+                .last()
+                .header("X-Session-State")
+                .map(str::to_owned);
+            assert_eq!(state.as_deref(), Some("none"), "{id:?}");
+            both.at_proxy(&mut browser, &["X-Session-Control: destroy"]);
+            both.at_proxy(&mut browser, &["X-Session-Set: user=alice"]);
+            assert_ne!(id_in(&cookie(&browser)), id, "it gets one of ours");
+        }
+        both.stage.store.assert_records(bad.len());
+        let mut browser = both.stage.browser();
+        browser.plant(COOKIE, &signed(good));
+        both.put_record(good, b"(dVuser\nVbob\ns.");
+        assert_eq!(both.session(&mut browser), json!({"user": "bob"}));
     });
 }
