@@ -8,8 +8,8 @@ use std::num::NonZeroUsize;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue};
 use http::Method;
+use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue};
 use pycket::clock::Timestamp;
 use pycket::config::{Config, Flags, Hosts, Problems, RouteMatch, RoutePolicy, Sources};
 use pycket::contract::response;
@@ -62,7 +62,10 @@ pub(crate) fn cookie(data: &[u8]) {
     }
     let policy = &CONFIG.cookie;
     let presented = cookie::read(&headers, policy, NOW);
-    assert!(!matches!(presented, Presented::Verified { .. }), "{presented:?}");
+    assert!(
+        !matches!(presented, Presented::Verified { .. }),
+        "{presented:?}"
+    );
     cookie::strip(&mut headers, &policy.name);
     let presented = cookie::read(&headers, policy, NOW);
     assert!(matches!(presented, Presented::Absent), "{presented:?}");

@@ -216,8 +216,15 @@ fn check(reader: &mut Reader<'_>, config: &Config) {
     else {
         return;
     };
-    if let Format::Pycket(_) = config.storage.format {
+    if let Format::Pycket(format) = &config.storage.format {
         check_pycket(reader);
+        if config.storage.fallback.is_some() && !format.writable {
+            let wrong = Wrong::new(
+                "no session can move here from [storage.fallback] then",
+                "remove one of the two",
+            );
+            reader.problem_between(&["storage.writable"], wrong);
+        }
     } else {
         check_max_lifetime(reader, config, policy);
     }

@@ -23,7 +23,9 @@ const TARGETS: [Target; 7] = [
 #[test]
 fn each_input_of_the_corpora_passes_its_target() {
     for (name, check) in TARGETS {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("fuzz/corpus")
+            .join(name);
         let files = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{folder:?}: {error}"));
         let mut count = 0;
         for file in files {

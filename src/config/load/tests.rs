@@ -1181,6 +1181,9 @@ fn the_old_place_of_sessions_is_a_store_of_its_own() {
         ))
     };
     insta::assert_snapshot!(fallback("format = 'pycket'\nwritable = false"), @"storage.fallback.writable: a session that has moved or ended must be deleted in its old place, or it would come back; remove it");
+    let readonly = "engine = 'redis'\n[storage]\nformat = 'pycket'\nwritable = false\n\
+                    [storage.fallback]\nengine = 'redis'";
+    insta::assert_snapshot!(mistakes(readonly), @"storage.writable: no session can move here from [storage.fallback] then; remove one of the two");
     insta::assert_snapshot!(fallback("servers = ['10.0.0.5:11211']"), @r#"storage.fallback.servers: has no effect with engine = "redis"; remove it, or set engine = "memcached""#);
     insta::assert_snapshot!(fallback("hots = 'redis.internal'"), @"storage.fallback.hots: unknown key; did you mean `host`?");
     insta::assert_snapshot!(fallback("fallback = { engine = 'redis' }"), @"storage.fallback.fallback: there is only one old place: the next one is not asked; remove it");

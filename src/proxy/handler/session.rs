@@ -395,6 +395,8 @@ fn commit_failed(error: CommitError) -> ProxyError {
             ProxyError::Store(StoreError::Corrupt(error.into()))
         }
         CommitError::Refused(Refusal::NoRandomness(error)) => ProxyError::Internal(error.into()),
+        // The store is fine; what the application asked for is not.
+        CommitError::Store(StoreError::Unfit(cause)) => ProxyError::Signals(cause),
         CommitError::Store(error) => ProxyError::Store(error),
     }
 }
