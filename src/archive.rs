@@ -13,6 +13,9 @@
 
 mod native;
 mod pycket;
+mod scan;
+
+pub use scan::{Listed, Walk};
 
 use std::sync::Arc;
 use std::time::Duration;
