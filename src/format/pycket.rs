@@ -247,7 +247,10 @@ impl Records {
             (Place::OwnRecord, Place::OwnRecord) | (Place::SameRecord(_), Place::SameRecord(_)) => {
                 return (self.clone(), before);
             }
-            (Place::OwnRecord, Place::SameRecord(_)) => {}
+            (Place::OwnRecord, Place::SameRecord(names)) => {
+                // A value that is called like a notification would turn into one.
+                return self.freed(before, names);
+            }
             (Place::SameRecord(_), Place::OwnRecord) => {
                 // They are among the values, from which the difference then takes them away.
                 let mut values = session.values.to_map().unwrap_or_default();
@@ -266,6 +269,25 @@ impl Records {
             },
             before,
         )
+    }
+
+    /// The dictionary of values alone, without these names.
+    fn freed(&self, mut before: Session, names: &BTreeSet<String>) -> (Self, Session) {
+        let mut records = Self {
+            values: self.values.clone(),
+            notifications: None,
+        };
+        let mut values = before.values.to_map().unwrap_or_default();
+        for name in names {
+            if let Some(pickle) = &mut records.values {
+                pickle.delete(name);
+            }
+            values.remove(name);
+            before.opaque.names.remove(name);
+        }
+        before.values = Values::from_map(&values);
+        before.notifications = Notifications::default();
+        (records, before)
     }
 
     /// Whether both hold the same, to the byte.

@@ -1,0 +1,324 @@
+//! Copies one session, whatever happens to it meanwhile.
+//!
+//! What is at the target counts more than what is at the source: a session that is there was copied
+//! earlier, or a proxy has moved it and goes on with it. So it is created only if absent. At the
+//! source it is deleted by compare and swap; if it has changed since it was read, it is copied anew
+//! over the copy that was made a moment ago, as long as nobody has changed that one either.
+//!
+//! One gap remains: a session that ends at the source after it was read, and before it is written
+//! at the target, is at the target then. The time between is one round trip.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::plan::{Loss, Plan, Target, plan};
+use super::state::Options;
+use super::tally::Outcome;
+use crate::archive::{Archive, Created, Ended, Found, Kept};
+use crate::cli::stores::Place;
+use crate::clock;
+use crate::format::native;
+use crate::session::{PublicId, Session, SessionId};
+use crate::store::StoreError;
+use crate::telemetry::chain;
+
+/// How often a session is copied anew that changes under our hands.
+const ATTEMPTS: u32 = 50;
+
+/// How often a store is asked again that does not answer, with twice the pause each time: about ten
+/// seconds in all.
+const PATIENCE: u32 = 7;
+const FIRST_PAUSE: Duration = Duration::from_millis(80);
+
+/// All that is needed to copy sessions.
+pub(super) struct Copier {
+    pub(super) from: Place,
+    pub(super) to: Place,
+    pub(super) target: Target,
+    pub(super) options: Options,
+    pub(super) dry_run: bool,
+    pub(super) max_record_bytes: usize,
+}
+
+/// What became of a session.
+pub(super) struct Copied {
+    pub(super) id: PublicId,
+    pub(super) outcome: Outcome,
+    pub(super) losses: BTreeSet<Loss>,
+}
+
+/// What an operation on a session came to: its end, or that it has to be done anew.
+enum Step {
+    End(Outcome),
+    Again,
+    /// It is at the target.
+    There(Outcome),
+}
+
+/// What was written at the target, and of what it was made.
+struct Written {
+    session: Session,
+    from: Kept,
+    overwrote: bool,
+}
+
+/// A store that fails, so that there is no use in going on.
+#[derive(Debug)]
+pub(super) enum Broken {
+    Source(StoreError),
+    Target(StoreError),
+}
+
+impl Copier {
+    /// Copies a session. A store that does not answer is asked again for a while.
+    pub(super) async fn copy(&self, id: &SessionId) -> Result<Copied, Broken> {
+        let mut pause = FIRST_PAUSE;
+        for _ in 0..PATIENCE {
+            match self.try_copy(id).await {
+                Err(_) => tokio::time::sleep(pause).await,
+                done => return done,
+            }
+            pause = pause.saturating_mul(2);
+        }
+        self.try_copy(id).await
+    }
+
+    async fn try_copy(&self, id: &SessionId) -> Result<Copied, Broken> {
+        let mut copied = Copied {
+            id: id.public_id(),
+            outcome: Outcome::Failed("it changes faster than it can be copied".to_owned()),
+            losses: BTreeSet::new(),
+        };
+        let mut written = None;
+        for _ in 0..ATTEMPTS {
+            let step = self.step(id, &mut copied, &mut written).await?;
+            if let Step::End(outcome) = step {
+                copied.outcome = outcome;
+                break;
+            }
+        }
+        Ok(copied)
+    }
+
+    async fn step(
+        &self,
+        id: &SessionId,
+        copied: &mut Copied,
+        written: &mut Option<Written>,
+    ) -> Result<Step, Broken> {
+        let now = clock::now();
+        let source = &self.from.archive;
+        let kept = match source.look(id, usize::MAX, now).await {
+            Ok(Found::Session(kept) | Found::Old(kept)) => kept,
+            Ok(Found::Moved(_)) => return Ok(Step::End(Outcome::OldId)),
+            Ok(Found::Missing) => return Ok(Step::End(gone(written.as_ref()))),
+            Err(error) if is_about_record(&error) => {
+                return Ok(Step::End(Outcome::Unreadable(chain(&error))));
+            }
+            Err(error) => return Err(Broken::Source(error)),
+        };
+        copied.id = kept.session.public_id;
+        let Some(left) = source.left(id).await.map_err(Broken::Source)? else {
+            return Ok(Step::End(gone(written.as_ref())));
+        };
+        let hidden = source.hidden(&kept);
+        let plan = plan(&kept.session, &hidden, left, &self.target, now);
+        copied.losses.clone_from(&plan.losses);
+        if plan.ttl.is_zero() {
+            return Ok(Step::End(gone(written.as_ref())));
+        }
+        if !plan.losses.is_empty() && !self.options.lossy {
+            return Ok(Step::End(Outcome::Lossy));
+        }
+        let (size, limit) = (native::encoded_len(&plan.session), self.max_record_bytes);
+        if size > limit {
+            return Ok(Step::End(Outcome::Failed(format!(
+                "its record would have {size} bytes; session.max_record of the target allows {limit}"
+            ))));
+        }
+        let there = if self.dry_run {
+            self.rehearse(id, &plan, &kept).await?
+        } else {
+            self.write(id, &plan, &kept, written).await?
+        };
+        match there {
+            Step::There(outcome) if self.options.delete_source && !self.dry_run => {
+                self.delete(id, &kept, outcome).await
+            }
+            Step::There(outcome) => Ok(Step::End(outcome)),
+            step @ (Step::End(_) | Step::Again) => Ok(step),
+        }
+    }
+
+    /// Puts the session at the target.
+    async fn write(
+        &self,
+        id: &SessionId,
+        plan: &Plan,
+        kept: &Kept,
+        written: &mut Option<Written>,
+    ) -> Result<Step, Broken> {
+        let (source, target) = (&self.from.archive, &self.to.archive);
+        let mut note = |overwrote| {
+            *written = Some(Written {
+                session: plan.session.clone(),
+                from: kept.clone(),
+                overwrote,
+            });
+            Step::There(Outcome::Copied {
+                overwrote,
+                deleted: false,
+            })
+        };
+        let created = target.copy(id, &plan.session, (source, kept), plan.ttl);
+        match created.await {
+            Ok(Created::Stored) => return Ok(note(false)),
+            Ok(Created::Exists) => {}
+            Err(error) => return refused(error),
+        }
+        let there = match self.at_target(id).await? {
+            Ok(Some(there)) => there,
+            Ok(None) => return Ok(Step::Again),
+            Err(outcome) => return Ok(Step::End(outcome)),
+        };
+        if target.is_copy(&there, &plan.session, kept) {
+            return Ok(Step::There(match written.as_ref() {
+                Some(earlier) => copied(earlier),
+                None => Outcome::Same { deleted: false },
+            }));
+        }
+        let is_ours = written
+            .as_ref()
+            .is_some_and(|earlier| target.is_copy(&there, &earlier.session, &earlier.from));
+        if !is_ours && !self.options.overwrite {
+            return Ok(Step::End(Outcome::LeftAlone));
+        }
+        let overwrote = written.as_ref().is_none_or(|earlier| earlier.overwrote);
+        let from = (source, kept);
+        let done = target.copy_over(&there, id, &plan.session, from, plan.ttl);
+        match done.await {
+            Ok(true) => {
+                *written = Some(Written {
+                    session: plan.session.clone(),
+                    from: kept.clone(),
+                    overwrote,
+                });
+                Ok(Step::There(Outcome::Copied {
+                    overwrote,
+                    deleted: false,
+                }))
+            }
+            Ok(false) => Ok(Step::Again),
+            Err(error) => refused(error),
+        }
+    }
+
+    /// What [`write`](Self::write) would do.
+    async fn rehearse(&self, id: &SessionId, plan: &Plan, kept: &Kept) -> Result<Step, Broken> {
+        let outcome = match self.at_target(id).await? {
+            Ok(None) => Outcome::Copied {
+                overwrote: false,
+                deleted: false,
+            },
+            Ok(Some(there)) if self.to.archive.is_copy(&there, &plan.session, kept) => {
+                Outcome::Same { deleted: false }
+            }
+            Ok(Some(_)) if self.options.overwrite => Outcome::Copied {
+                overwrote: true,
+                deleted: false,
+            },
+            Ok(Some(_)) => Outcome::LeftAlone,
+            Err(outcome) => outcome,
+        };
+        Ok(Step::There(outcome))
+    }
+
+    /// The session that is at the target; or what that means when it is something else.
+    async fn at_target(&self, id: &SessionId) -> Result<Result<Option<Kept>, Outcome>, Broken> {
+        let found = self.to.archive.look(id, usize::MAX, clock::now()).await;
+        Ok(match found {
+            Ok(Found::Session(kept) | Found::Old(kept)) => Ok(Some(kept)),
+            Ok(Found::Moved(_)) => Err(Outcome::LeftAlone),
+            Ok(Found::Missing) => Ok(None),
+            Err(error) if is_about_record(&error) => {
+                let why = chain(&error);
+                Err(Outcome::Failed(format!(
+                    "what is at the target can't be read, and was left as it is: {why}"
+                )))
+            }
+            Err(error) => return Err(Broken::Target(error)),
+        })
+    }
+
+    /// Deletes the session at the source as it was read.
+    async fn delete(&self, id: &SessionId, kept: &Kept, outcome: Outcome) -> Result<Step, Broken> {
+        let is_deleted = match self.from.archive.end(id, kept, None).await {
+            Ok(Ended::Done) => true,
+            // A proxy has moved it, and found our copy; or it has ended just now.
+            Ok(Ended::Gone) => false,
+            Ok(Ended::Stale) => return Ok(Step::Again),
+            Err(error) if is_about_record(&error) => {
+                let why = chain(&error);
+                return Ok(Step::End(Outcome::Failed(format!(
+                    "it was copied and can't be deleted at the source: {why}"
+                ))));
+            }
+            Err(error) => return Err(Broken::Source(error)),
+        };
+        Ok(Step::End(outcome.with_source(is_deleted)))
+    }
+}
+
+/// What a session that is no more at the source has come to.
+fn gone(written: Option<&Written>) -> Outcome {
+    written.map_or(Outcome::Gone, copied)
+}
+
+fn copied(written: &Written) -> Outcome {
+    Outcome::Copied {
+        overwrote: written.overwrote,
+        deleted: false,
+    }
+}
+
+/// Whether an error is about one session, and the next one may do.
+fn is_about_record(error: &StoreError) -> bool {
+    match error {
+        StoreError::Corrupt(_) | StoreError::Refused(_) | StoreError::TooLarge { .. } => true,
+        StoreError::Unavailable(_) | StoreError::TimedOut | StoreError::Ambiguous(_) => false,
+    }
+}
+
+fn refused(error: StoreError) -> Result<Step, Broken> {
+    if is_about_record(&error) {
+        Ok(Step::End(Outcome::Failed(chain(&error))))
+    } else {
+        Err(Broken::Target(error))
+    }
+}
+
+/// Finds out whether both are one place under two names: all that is copied would be deleted with
+/// its source. A session that nobody knows is put at the target for a moment.
+///
+/// # Errors
+///
+/// Also when the target can't be written.
+pub(super) async fn is_one_place(from: &Archive, to: &Archive) -> Result<bool, StoreError> {
+    let id = SessionId::random().map_err(|error| StoreError::Refused(Box::new(error)))?;
+    let now = clock::now();
+    let session = Session::begin(&id, now);
+    match to
+        .create(&id, &session, None, Duration::from_mins(1))
+        .await?
+    {
+        Created::Stored | Created::Exists => {}
+    }
+    let seen = from.look(&id, usize::MAX, now).await;
+    to.delete(&id).await?;
+    match seen {
+        Ok(Found::Missing) => Ok(false),
+        // In another format it makes no sense there, and it is the same key.
+        Ok(_) | Err(StoreError::Corrupt(_)) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
