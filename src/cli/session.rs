@@ -261,10 +261,11 @@ async fn list(stores: &Stores, options: List, out: &mut impl Write) -> Result<()
                     continue;
                 }
                 let now = clock::now();
-                let row = match look::look_at(place, &id, now).await? {
-                    Seen::Nothing => continue,
-                    seen => rows.row(place, &id, &seen, now),
-                };
+                let found = look::look_at(place, &id, now).await?;
+                if matches!(found, Seen::Nothing) {
+                    continue;
+                }
+                let row = rows.row(place, &id, &found, now);
                 if left == 0 {
                     let limit = options.limit;
                     return note(&format!("there are more; --limit {limit} ends it here"));

@@ -28,9 +28,13 @@ mod harness;
 #[cfg(test)]
 mod http_semantics;
 #[cfg(test)]
+mod migrate;
+#[cfg(test)]
 mod notifications;
 #[cfg(test)]
 mod operation;
+#[cfg(test)]
+mod operator;
 #[cfg(test)]
 mod passage;
 #[cfg(test)]
@@ -40,6 +44,8 @@ mod python_behind;
 mod python_library;
 #[cfg(test)]
 mod servers;
+#[cfg(test)]
+mod session_command;
 #[cfg(test)]
 mod session_cookie;
 #[cfg(test)]

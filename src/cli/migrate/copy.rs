@@ -111,7 +111,15 @@ impl Copier {
         let kept = match source.look(id, usize::MAX, now).await {
             Ok(Found::Session(kept) | Found::Old(kept)) => kept,
             Ok(Found::Moved(_)) => return Ok(Step::End(Outcome::OldId)),
-            Ok(Found::Missing) => return Ok(Step::End(gone(written.as_ref()))),
+            Ok(Found::Missing) => {
+                // Redis says so, too, of what is no text, when several are asked for at once.
+                if written.is_none() && source.left(id).await.map_err(Broken::Source)?.is_some() {
+                    let why = "what is there is no record".to_owned();
+                    copied.outcome = Outcome::Unreadable(why);
+                    return Ok(Step::Again);
+                }
+                return Ok(Step::End(gone(written.as_ref())));
+            }
             Err(error) if is_about_record(&error) => {
                 return Ok(Step::End(Outcome::Unreadable(chain(&error))));
             }

@@ -113,7 +113,8 @@ impl Card<'_> {
         for item in &waiting {
             item.write(&mut text);
         }
-        if !self.values && !(values.is_empty() && waiting.is_empty()) {
+        let hides = !values.is_empty() || !waiting.is_empty();
+        if hides && !self.values {
             text.push_str("--values shows what they are\n");
         }
         text

@@ -1,4 +1,7 @@
-//! All keys of a server: `lru_crawler metadump all` (memcached `doc/protocol.txt`, "LRU Crawler").
+//! All keys of a server: `lru_crawler metadump` (memcached `doc/protocol.txt`, "LRU Crawler").
+//!
+//! With `hash` it walks the hash table, and misses nothing. Before 1.6.10 there is only `all`, which
+//! walks the lists by last use, and may miss an item that goes from one to another meanwhile.
 //!
 //! The driver has no such command, so this is a connection of its own, for this one question. It is
 //! read as fast as it comes: the server's crawler waits for us, and does nothing else meanwhile.
@@ -22,6 +25,13 @@ const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(100);
 
 /// A key may be three times as long when it is percent-encoded, and the rest is numbers.
 const MAX_LINE: u64 = 2048;
+
+/// What came of a dump.
+enum Dumped {
+    All,
+    Busy,
+    NoSuchWay,
+}
 
 impl Memcached {
     /// What the meta protocol says of an item's end: seconds, or -1 for none.
@@ -50,26 +60,31 @@ impl Memcached {
         &self,
         see: &mut (dyn FnMut(&[u8]) + Send),
     ) -> Result<(), StoreError> {
+        let mut command = &b"lru_crawler metadump hash\r\n"[..];
         for _ in 0..ATTEMPTS {
-            if self.try_dump(see).await? {
-                return Ok(());
+            match self.try_dump(command, see).await? {
+                Dumped::All => return Ok(()),
+                Dumped::NoSuchWay => command = &b"lru_crawler metadump all\r\n"[..],
+                Dumped::Busy => sleep(BETWEEN_ATTEMPTS).await,
             }
-            sleep(BETWEEN_ATTEMPTS).await;
         }
         Err(StoreError::unavailable(
             "the server is busy with another look through its keys",
         ))
     }
 
-    /// Whether it is done; otherwise the crawler is busy.
-    async fn try_dump(&self, see: &mut (dyn FnMut(&[u8]) + Send)) -> Result<bool, StoreError> {
+    async fn try_dump(
+        &self,
+        command: &[u8],
+        see: &mut (dyn FnMut(&[u8]) + Send),
+    ) -> Result<Dumped, StoreError> {
         let io = |error: std::io::Error| StoreError::unavailable(error.to_string());
         let connecting = TcpStream::connect(self.address.as_str());
         let connected = timeout(self.connect_timeout, connecting).await;
         let mut stream = connected
             .map_err(|_elapsed| StoreError::TimedOut)?
             .map_err(io)?;
-        let sent = stream.write_all(b"lru_crawler metadump all\r\n");
+        let sent = stream.write_all(command);
         let sent = timeout(self.timeout, sent).await;
         sent.map_err(|_elapsed| StoreError::TimedOut)?.map_err(io)?;
 
@@ -85,8 +100,9 @@ impl Memcached {
             }
             match Line::read(&line) {
                 Line::Item(key) => see(&key),
-                Line::End => return Ok(true),
-                Line::Busy => return Ok(false),
+                Line::End => return Ok(Dumped::All),
+                Line::Busy => return Ok(Dumped::Busy),
+                Line::NoSuchWay => return Ok(Dumped::NoSuchWay),
                 Line::Unable => {
                     return Err(StoreError::refused(
                         "the server does not list its keys: that takes memcached 1.4.31 or later \

@@ -19,14 +19,14 @@ impl Redis {
     pub(in super::super) async fn left(&self, key: &Key) -> Result<Option<Left>, StoreError> {
         let answer: Result<Value, Error> = self.client()?.pttl(redis_key(key)).await;
         let answer = answer.map_err(|error| self.failure(&error, Access::Read))?;
-        match answer {
-            Value::Integer(-2) => Ok(None),
-            Value::Integer(-1) => Ok(Some(Left::Forever)),
-            Value::Integer(millis) => match u64::try_from(millis) {
-                Ok(millis) => Ok(Some(Left::For(Duration::from_millis(millis)))),
-                Err(_negative) => Err(StoreError::corrupt("the answer to PTTL is no lifetime")),
-            },
-            _ => Err(StoreError::corrupt("the answer to PTTL is no number")),
+        let Value::Integer(millis) = answer else {
+            return Err(StoreError::corrupt("the answer to PTTL is no number"));
+        };
+        match (millis, u64::try_from(millis)) {
+            (-2, _) => Ok(None),
+            (-1, _) => Ok(Some(Left::Forever)),
+            (_, Ok(millis)) => Ok(Some(Left::For(Duration::from_millis(millis)))),
+            (_, Err(_negative)) => Err(StoreError::corrupt("the answer to PTTL is no lifetime")),
         }
     }
 

@@ -12,6 +12,8 @@ pub(super) enum Line {
     End,
     /// Another client, or the server itself, looks through the keys.
     Busy,
+    /// The server does not know this way through its keys.
+    NoSuchWay,
     /// The server has no such command, or has it switched off.
     Unable,
     /// None of these.
@@ -27,7 +29,9 @@ impl Line {
         }
         let word = line.split(|&byte| byte == b' ').next().unwrap_or_default();
         match word {
-            b"END" => Self::End,
+            // The latter where there is nothing at all.
+            b"END" | b"NOTSTARTED" => Self::End,
+            b"BADCLASS" => Self::NoSuchWay,
             b"BUSY" => Self::Busy,
             b"ERROR" | b"CLIENT_ERROR" => Self::Unable,
             _ => Self::Unknown,
@@ -50,6 +54,10 @@ mod tests {
         assert_eq!(Line::read(b"ERROR\r\n"), Line::Unable);
         let off = b"CLIENT_ERROR lru crawler disabled\r\n";
         assert_eq!(Line::read(off), Line::Unable);
+        let old = b"BADCLASS invalid class id\r\n";
+        assert_eq!(Line::read(old), Line::NoSuchWay);
+        let empty = b"NOTSTARTED no items to crawl\r\n";
+        assert_eq!(Line::read(empty), Line::End);
         assert_eq!(Line::read(b"VERSION 1.6\r\n"), Line::Unknown);
         assert_eq!(Line::read(b""), Line::Unknown);
     }
