@@ -6,12 +6,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use tokio::task::JoinSet;
+
 use super::pycket::Pycket;
 use super::{Archive, Created, Ended, Found, Kept, Layout, Replaced, State};
 use crate::clock::Timestamp;
 use crate::format::pycket::Place;
 use crate::session::{Session, SessionId};
 use crate::store::{Left, Scan, StoreError};
+
+/// How many keys are asked about at once: waiting for each answer would take most of the time.
+const AT_ONCE: usize = 32;
 
 /// A walk through all sessions.
 #[derive(Debug)]
@@ -203,6 +208,8 @@ impl Archive {
     pub fn is_copy(&self, kept: &Kept, session: &Session, from: &Kept) -> bool {
         let here = &kept.session;
         let same = here.values == session.values
+            && here.idle_timeout == session.idle_timeout
+            && here.persist == session.persist
             && here.opaque == session.opaque
             && here.notifications.by_name() == session.notifications.by_name();
         // What can't be told can only be compared as bytes.
@@ -302,10 +309,18 @@ async fn without_values(
     ids: Vec<SessionId>,
 ) -> Result<Vec<SessionId>, StoreError> {
     let mut bare = Vec::new();
-    for id in ids {
-        let values = pycket.values.left(&super::pycket::key(&id)).await?;
-        if values.is_none() {
-            bare.push(id);
+    for some in ids.chunks(AT_ONCE) {
+        let mut tasks = JoinSet::new();
+        for id in some {
+            let (store, id) = (pycket.values.clone(), id.clone());
+            tasks.spawn(async move {
+                let values = store.left(&super::pycket::key(&id)).await;
+                values.map(|values| values.is_none().then_some(id))
+            });
+        }
+        while let Some(ended) = tasks.join_next().await {
+            let id = ended.map_err(|error| StoreError::Unavailable(Box::new(error)))??;
+            bare.extend(id);
         }
     }
     Ok(bare)

@@ -24,7 +24,7 @@ use crate::cookie::SigningVersion;
 use crate::cookie::signed::Keyring;
 
 /// Holds the secret where nothing else does.
-const SECRET_VARIABLE: &str = "PYCKET_SECRET";
+pub(super) const SECRET_VARIABLE: &str = "PYCKET_SECRET";
 
 /// The name, age and minimum where neither flag nor configuration has them.
 const DEFAULT_NAME: &str = "PYCKET_ID";

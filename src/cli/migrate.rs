@@ -19,11 +19,12 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use tokio::task::JoinSet;
 
-use self::copy::{Broken, Copied, Copier, is_one_place};
+use self::copy::{Copied, Copier, is_one_place, list};
 use self::plan::{Keeps, Target};
 use self::progress::{Progress, say};
 use self::state::{Options, State};
 use self::tally::Report;
+use super::cookie::SECRET_VARIABLE;
 use super::stores::{self, Place};
 use super::{FAILED, Failure};
 use crate::config::{Config, Storage};
@@ -34,9 +35,10 @@ const AT_ONCE: usize = 16;
 
 const HELP: &str = "\
 Each file is a configuration of the proxy, of which the storage counts; of the
-target's, [session] too. Environment variables hold for both files. --from can be
-left out when the target's file has [storage.fallback], which is then the source.
-Both can be one server, with another format or key prefix.
+target's, [session] too; neither needs a secret. Environment variables hold for both
+files. --from can be left out when the target's file has [storage.fallback], which is
+then the source. Both can be one server, with another format or key prefix; what the
+target has there counts among the other keys.
 
 Sessions keep their remaining lifetime; one without an end gets the target's
 idle_timeout. What is at the target already is left alone. A session that holds what
@@ -109,9 +111,14 @@ enum Output {
 /// Runs the command.
 pub(super) fn run(
     options: &Migrate,
-    environment: Vec<(OsString, OsString)>,
+    mut environment: Vec<(OsString, OsString)>,
     out: &mut impl Write,
 ) -> Result<ExitCode, Failure> {
+    if !environment.iter().any(|(name, _)| name == SECRET_VARIABLE) {
+        // No cookie is looked at, so a file that names no secret will do.
+        let unused = ".".repeat(64);
+        environment.push((SECRET_VARIABLE.into(), unused.into()));
+    }
     let to = stores::read(Some(options.to.clone()), environment.clone())?;
     let from = match &options.from {
         Some(path) => stores::read(Some(path.clone()), environment)?.storage,
@@ -160,7 +167,7 @@ async fn open(options: &Migrate, from: &Storage, to: &Config) -> Result<Copier, 
         || !options.dry_run
             && is_one_place(&from.archive, &to.archive)
                 .await
-                .map_err(|error| to.failed(error))?;
+                .map_err(|broken| broken.of(&from, &to))?;
     if is_one {
         return Err(Failure::Arguments(format!(
             "source and target are the same: {} has the same keys as {}",
@@ -217,7 +224,9 @@ async fn migrate(options: &Migrate, copier: &Arc<Copier>) -> Result<State, Failu
         Failure::Arguments("the state does not fit the source; begin anew".to_owned())
     })?;
     while !state.finished {
-        let listed = walk.list(options.batch).await.map_err(failed)?;
+        let position = state.position.as_deref();
+        let listed = list(&copier.from.archive, walk, position, options.batch).await;
+        let listed = listed.map_err(failed)?;
         state.tally.add_others(listed.others);
         for chunk in unique(listed.ids).chunks(AT_ONCE) {
             for copied in together(copier, chunk).await? {
@@ -254,10 +263,7 @@ async fn together(copier: &Arc<Copier>, ids: &[SessionId]) -> Result<Vec<Copied>
     let mut done = Vec::with_capacity(ids.len());
     while let Some(ended) = tasks.join_next().await {
         let outcome = ended.map_err(|panicked| Failure::Run(panicked.into()))?;
-        done.push(outcome.map_err(|broken| match broken {
-            Broken::Source(error) => copier.from.failed(error),
-            Broken::Target(error) => copier.to.failed(error),
-        })?);
+        done.push(outcome.map_err(|broken| broken.of(&copier.from, &copier.to))?);
     }
     Ok(done)
 }

@@ -64,8 +64,12 @@ impl Desk {
 
     /// Writes a configuration file, and gives its path.
     pub(crate) fn config(&self, name: &str, storage: &str) -> String {
+        self.file(name, &format!("cookies.secret = '{SECRET}'\n{storage}"))
+    }
+
+    /// Writes a file, and gives its path.
+    pub(crate) fn file(&self, name: &str, text: &str) -> String {
         let path = self.path(name);
-        let text = format!("cookies.secret = '{SECRET}'\n{storage}");
         std::fs::write(&path, text).expect("the folder can be written");
         path.to_str().expect("the path is text").to_owned()
     }
@@ -76,7 +80,7 @@ impl Desk {
     }
 
     pub(crate) fn run_with_input(&self, arguments: &[&str], input: &str) -> Said {
-        let mut child = Self::child(program().args(arguments).stdin(Stdio::piped()));
+        let mut child = self.child(program().args(arguments).stdin(Stdio::piped()));
         let mut stdin = child.stdin.take().expect("it is piped");
         // Most commands end without reading.
         let _unread = stdin.write_all(input.as_bytes());
@@ -86,7 +90,7 @@ impl Desk {
 
     /// Starts a command.
     pub(crate) fn start(&self, arguments: &[&str]) -> Child {
-        Self::child(program().args(arguments).stdin(Stdio::null()))
+        self.child(program().args(arguments).stdin(Stdio::null()))
     }
 
     /// Waits until it has ended.
@@ -100,7 +104,8 @@ impl Desk {
         }
     }
 
-    fn child(command: &mut Command) -> Child {
+    fn child(&self, command: &mut Command) -> Child {
+        let command = command.current_dir(self.0.path());
         let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
         piped.spawn().expect("the program starts")
     }

@@ -14,7 +14,8 @@ use std::time::Duration;
 use super::plan::{Loss, Plan, Target, plan};
 use super::state::Options;
 use super::tally::Outcome;
-use crate::archive::{Archive, Created, Ended, Found, Kept};
+use crate::archive::{Archive, Created, Ended, Found, Kept, Listed, Walk};
+use crate::cli::Failure;
 use crate::cli::stores::Place;
 use crate::clock;
 use crate::format::native;
@@ -67,6 +68,16 @@ struct Written {
 pub(super) enum Broken {
     Source(StoreError),
     Target(StoreError),
+}
+
+impl Broken {
+    /// Names the place.
+    pub(super) fn of(self, from: &Place, to: &Place) -> Failure {
+        match self {
+            Self::Source(error) => from.failed(error),
+            Self::Target(error) => to.failed(error),
+        }
+    }
 }
 
 impl Copier {
@@ -311,22 +322,43 @@ fn refused(error: StoreError) -> Result<Step, Broken> {
 /// # Errors
 ///
 /// Also when the target can't be written.
-pub(super) async fn is_one_place(from: &Archive, to: &Archive) -> Result<bool, StoreError> {
-    let id = SessionId::random().map_err(|error| StoreError::Refused(Box::new(error)))?;
+pub(super) async fn is_one_place(from: &Archive, to: &Archive) -> Result<bool, Broken> {
+    let id =
+        SessionId::random().map_err(|error| Broken::Target(StoreError::Refused(error.into())))?;
     let now = clock::now();
     let session = Session::begin(&id, now);
-    match to
-        .create(&id, &session, None, Duration::from_mins(1))
-        .await?
-    {
+    let created = to.create(&id, &session, None, Duration::from_mins(1)).await;
+    match created.map_err(Broken::Target)? {
         Created::Stored | Created::Exists => {}
     }
     let seen = from.look(&id, usize::MAX, now).await;
-    to.delete(&id).await?;
+    to.delete(&id).await.map_err(Broken::Target)?;
     match seen {
         Ok(Found::Missing) => Ok(false),
         // In another format it makes no sense there, and it is the same key.
         Ok(_) | Err(StoreError::Corrupt(_)) => Ok(true),
-        Err(error) => Err(error),
+        Err(error) => Err(Broken::Source(error)),
     }
+}
+
+/// Lists the sessions after `position`. A store that does not answer is asked again for a while.
+pub(super) async fn list<'a>(
+    archive: &'a Archive,
+    walk: &mut Walk<'a>,
+    position: Option<&str>,
+    count: u32,
+) -> Result<Listed, StoreError> {
+    let mut pause = FIRST_PAUSE;
+    for _ in 0..PATIENCE {
+        match walk.list(count).await {
+            Err(StoreError::Unavailable(_) | StoreError::TimedOut) => {
+                tokio::time::sleep(pause).await;
+            }
+            done => return done,
+        }
+        pause = pause.saturating_mul(2);
+        // What it had of the page is lost.
+        *walk = archive.walk(position)?;
+    }
+    walk.list(count).await
 }
