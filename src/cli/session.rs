@@ -268,7 +268,7 @@ async fn list(stores: &Stores, options: List, out: &mut impl Write) -> Result<()
                 let row = rows.row(place, &id, &found, now);
                 if left == 0 {
                     let limit = options.limit;
-                    return note(&format!("there are more; --limit {limit} ends it here"));
+                    return note(&format!("there are more than {limit}: see --limit"));
                 }
                 left = left.saturating_sub(1);
                 writeln!(out, "{row}")?;
