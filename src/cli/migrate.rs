@@ -43,7 +43,11 @@ target has there counts among the other keys.
 Sessions keep their remaining lifetime; one without an end gets the target's
 idle_timeout. What is at the target already is left alone. A session that holds what
 the target can't keep is not copied, unless by --lossy; --dry-run says how many there
-are, and what is in the way.
+are, and what is in the way:
+  value NAME: object, tuple, ...   JSON can't say it; the kinds are Python's
+  value NAME: declared             storage.notification_names would make it one
+  notification NAME: undeclared    storage.notification_names lacks it
+  setting ttl, persist: format     the application chose it; the library can't keep it
 
 MOVING OVER WITHOUT LOGGING ANYBODY OUT
   1. pycket migrate --from old.toml --to new.toml --dry-run
@@ -127,7 +131,11 @@ pub(super) fn run(
     let runtime = stores::runtime(&to)?;
     let (state, copier) = runtime.block_on(async {
         let copier = Arc::new(open(options, &from, &to).await?);
-        let state = migrate(options, &copier).await?;
+        let state = migrate(options, &copier).await.inspect_err(|_| {
+            if options.state.is_some() {
+                say("broken off; started again, it goes on from the last batch");
+            }
+        })?;
         Ok::<_, Failure>((state, copier))
     })?;
     let report = Report {

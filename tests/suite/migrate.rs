@@ -5,7 +5,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Browser, Pycket};
+use crate::harness::{Browser, Process, Pycket, program};
 use crate::operator::{
     Desk, native_in_memcached, native_in_redis, pycket_in_memcached, pycket_in_redis,
 };
@@ -342,6 +342,26 @@ fn a_migration_that_is_killed_goes_on_where_it_was() {
         said.stderr.contains("it is of another migration"),
         "{said:?}"
     );
+}
+
+#[test]
+fn a_store_that_stands_still_for_a_while_is_waited_for() {
+    let (old, new, desk) = (RedisServer::start(), RedisServer::start(), Desk::new());
+    fill(&old, 2000);
+    let from = desk.config("from", &pycket_in_redis(&old));
+    let to = desk.config("to", &native_in_redis(&new));
+    let arguments = ["migrate", "--from", &from, "--to", &to, "--delete-source"];
+    let mut running = Process::start(program().args(arguments), "of this project");
+    in_time("copies", || (number(&new, &["DBSIZE"]) > 20).then_some(()));
+    new.pause();
+    running.stderr_line("that", |line| {
+        line.contains("the store is down").then_some(())
+    });
+    new.resume();
+    let ended = running.wait();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(number(&new, &["DBSIZE"]), 2000);
+    assert_eq!(number(&old, &["DBSIZE"]), 0);
 }
 
 #[test]
