@@ -51,7 +51,8 @@ pub enum Found {
     Session(Kept),
     /// The session goes on under another id.
     Moved(SessionId),
-    /// A session that is still in the old place, as it is kept there: see [`Archive::move_over`].
+    /// A session that is to move here from the old place: see [`Archive::move_over`]. One that this
+    /// place could not keep as a whole stays there, and is a [`Found::Session`].
     Old(Kept),
 }
 
@@ -68,6 +69,8 @@ pub struct Kept {
 enum State {
     Native(native::State),
     Pycket(Box<pycket::State>),
+    /// In the old place, where the session stays because it could not be kept here as a whole.
+    Old(Box<Self>),
 }
 
 /// The outcome of [`Archive::create`].
@@ -127,8 +130,9 @@ impl Archive {
         Ok(Self { layout, fallback })
     }
 
-    /// Loads what is kept under `id`, in one round trip. Records of more than `max_bytes` are
-    /// errors. `now` stands in for the times that a format does not keep.
+    /// Loads what is kept under `id`, in one round trip; where it is looked for in the old place,
+    /// in another one. Records of more than `max_bytes` are errors. `now` stands in for the times
+    /// that a format does not keep.
     ///
     /// # Errors
     ///
@@ -140,16 +144,17 @@ impl Archive {
         now: Timestamp,
     ) -> Result<Found, StoreError> {
         let found = self.load_here(id, max_bytes, now).await?;
-        let (Found::Missing, Some(old)) = (&found, &self.fallback) else {
+        let (Found::Missing, Some(fallback)) = (&found, &self.fallback) else {
             return Ok(found);
         };
         // It must be asked: a session that is there and can't be read is not absent.
-        Ok(match Box::pin(old.load(id, max_bytes, now)).await? {
-            Found::Session(kept) | Found::Old(kept) => Found::Old(kept),
-            found @ Found::Moved(_) => found,
+        match fallback.load_here(id, max_bytes, now).await? {
+            Found::Session(kept) if self.can_keep(&kept.session) => Ok(Found::Old(kept)),
+            Found::Session(kept) | Found::Old(kept) => Ok(Found::Session(staying(kept))),
+            Found::Moved(to) => Ok(Found::Moved(to)),
             // Another exchange may have moved it between the two looks.
-            Found::Missing => self.load_here(id, max_bytes, now).await?,
-        })
+            Found::Missing => self.load_here(id, max_bytes, now).await,
+        }
     }
 
     async fn load_here(
@@ -164,33 +169,74 @@ impl Archive {
         }
     }
 
-    /// Takes a session over from the old place, for `ttl`. Somebody else may have done so in the
-    /// meantime; whoever calls this loads anew.
+    /// Whether nothing of a session is lost when it is kept here.
+    fn can_keep(&self, session: &Session) -> bool {
+        match &self.layout {
+            Layout::Native(_) => session.opaque.is_empty(),
+            Layout::Pycket(_) => true,
+        }
+    }
+
+    /// Moves a [`Found::Old`] session here, for `ttl`, unless it has been changed, ended or moved
+    /// since. Which of these it is, the next [`load`](Self::load) tells.
     ///
-    /// What this place can't keep stays in the old one; all else is deleted there.
+    /// It is written here first, so that it is never nowhere. A proxy that dies in between leaves
+    /// both; then what is here counts.
     ///
     /// # Errors
     ///
-    /// As [`Store::create`]. The session is in one of the places, or in both.
+    /// [`StoreError`] of either place.
+    ///
+    /// # Cancel safety
+    ///
+    /// None: it may be left in both places.
     pub async fn move_over(
         &self,
         id: &SessionId,
         old: &Kept,
         ttl: Duration,
     ) -> Result<(), StoreError> {
-        let _kept = self.create(id, &old.session, Some(old), ttl).await?;
-        let is_whole = matches!(&self.layout, Layout::Pycket(_)) || old.session.opaque.is_empty();
-        match &self.fallback {
-            Some(fallback) if is_whole => Box::pin(fallback.delete(id)).await,
-            Some(_) => {
-                let left = old.session.opaque.names.len();
-                tracing::warn!(
-                    left,
-                    "a session has moved without the values that its new format can't keep; they stay in the old record"
-                );
-                Ok(())
+        let Some(fallback) = &self.fallback else {
+            return Ok(());
+        };
+        match self.create(id, &old.session, Some(old), ttl).await? {
+            Created::Stored => {}
+            Created::Exists => return Ok(()),
+        }
+        match fallback.end_here(id, old, None).await {
+            Ok(Ended::Done) => Ok(()),
+            // Only an end can have taken it away from under this: of the session, or of its time.
+            // A copy must not bring it back.
+            Ok(Ended::Gone) => self.delete_here(id).await,
+            Ok(Ended::Stale) => self.take_back(id, &old.session).await,
+            Err(error) => match fallback
+                .load_here(id, usize::MAX, old.session.created)
+                .await
+            {
+                Ok(Found::Missing) => Ok(()),
+                Ok(_) => {
+                    self.take_back(id, &old.session).await?;
+                    Err(error)
+                }
+                Err(_) => Err(error),
+            },
+        }
+    }
+
+    /// Removes what [`Self::move_over`] wrote here, where nobody has changed it since.
+    async fn take_back(&self, id: &SessionId, written: &Session) -> Result<(), StoreError> {
+        let found = self.load_here(id, usize::MAX, written.created).await?;
+        let untouched = match found {
+            Found::Session(kept) if is_same(&kept.session, written) => {
+                self.end_here(id, &kept, None).await? != Ended::Stale
             }
-            None => Ok(()),
+            Found::Missing => true,
+            Found::Session(_) | Found::Moved(_) | Found::Old(_) => false,
+        };
+        match &self.fallback {
+            // It is in use here already, and two can't count.
+            Some(fallback) if !untouched => fallback.delete_here(id).await,
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -208,12 +254,18 @@ impl Archive {
         from: Option<&Kept>,
         ttl: Duration,
     ) -> Result<Created, StoreError> {
+        if let Some((fallback, from)) = from.and_then(|kept| self.still_old(kept))
+            && !self.can_keep(session)
+        {
+            let created = Box::pin(fallback.create(id, session, Some(&from), ttl));
+            return created.await;
+        }
         match &self.layout {
             Layout::Native(native) => native.create(id, session, ttl).await,
             Layout::Pycket(pycket) => {
                 let from = from.and_then(|kept| match &kept.state {
                     State::Pycket(state) => Some((&kept.session, state.as_ref())),
-                    State::Native(_) => None,
+                    State::Native(_) | State::Old(_) => None,
                 });
                 pycket.create(id, session, from, ttl).await
             }
@@ -232,6 +284,13 @@ impl Archive {
         session: &Session,
         ttl: Duration,
     ) -> Result<Replaced, StoreError> {
+        if let Some((fallback, kept)) = self.still_old(kept) {
+            let replaced = Box::pin(fallback.replace(id, &kept, session, ttl)).await?;
+            return Ok(match replaced {
+                Replaced::Stored(kept) => Replaced::Stored(Box::new(staying(*kept))),
+                Replaced::Stale | Replaced::Gone => replaced,
+            });
+        }
         match (&self.layout, &kept.state) {
             (Layout::Native(native), State::Native(state)) => {
                 native.replace(id, state, session, ttl).await
@@ -239,9 +298,7 @@ impl Archive {
             (Layout::Pycket(pycket), State::Pycket(state)) => {
                 pycket.replace(id, &kept.session, state, session, ttl).await
             }
-            (Layout::Native(_), State::Pycket(_)) | (Layout::Pycket(_), State::Native(_)) => {
-                Ok(Replaced::Stale)
-            }
+            _ => Ok(Replaced::Stale),
         }
     }
 
@@ -251,9 +308,13 @@ impl Archive {
     ///
     /// As [`Store::load`].
     pub async fn holds(&self, id: &SessionId, session: &Session) -> Result<bool, StoreError> {
-        match &self.layout {
+        let held = match &self.layout {
             Layout::Native(native) => native.holds(id, session).await,
             Layout::Pycket(pycket) => pycket.holds(id, session).await,
+        }?;
+        match &self.fallback {
+            Some(fallback) if !held => Box::pin(fallback.holds(id, session)).await,
+            Some(_) | None => Ok(held),
         }
     }
 
@@ -269,24 +330,24 @@ impl Archive {
         kept: &Kept,
         successor: Option<(&SessionId, Duration)>,
     ) -> Result<Ended, StoreError> {
-        let ended = match (&self.layout, &kept.state) {
+        match self.still_old(kept) {
+            Some((fallback, kept)) => fallback.end_here(id, &kept, successor).await,
+            None => self.end_here(id, kept, successor).await,
+        }
+    }
+
+    async fn end_here(
+        &self,
+        id: &SessionId,
+        kept: &Kept,
+        successor: Option<(&SessionId, Duration)>,
+    ) -> Result<Ended, StoreError> {
+        match (&self.layout, &kept.state) {
             (Layout::Native(native), State::Native(state)) => {
                 native.end(id, state, successor).await
             }
             (Layout::Pycket(pycket), State::Pycket(state)) => pycket.end(id, state).await,
-            (Layout::Native(_), State::Pycket(_)) | (Layout::Pycket(_), State::Native(_)) => {
-                Ok(Ended::Stale)
-            }
-        }?;
-        self.forget(id).await?;
-        Ok(ended)
-    }
-
-    /// Deletes what is left of a session in the old place, from which it would come back.
-    async fn forget(&self, id: &SessionId) -> Result<(), StoreError> {
-        match &self.fallback {
-            Some(fallback) => Box::pin(fallback.delete(id)).await,
-            None => Ok(()),
+            _ => Ok(Ended::Stale),
         }
     }
 
@@ -296,10 +357,158 @@ impl Archive {
     ///
     /// As [`Store::delete`]. Repeating it is always safe.
     pub async fn delete(&self, id: &SessionId) -> Result<(), StoreError> {
+        // The old place first: from there it would come back.
+        if let Some(fallback) = &self.fallback {
+            fallback.delete_here(id).await?;
+        }
+        self.delete_here(id).await
+    }
+
+    async fn delete_here(&self, id: &SessionId) -> Result<(), StoreError> {
         match &self.layout {
             Layout::Native(native) => native.delete(id).await,
             Layout::Pycket(pycket) => pycket.delete(id).await,
-        }?;
-        self.forget(id).await
+        }
+    }
+
+    /// The old place and what is kept there, for a session that stays there.
+    fn still_old(&self, kept: &Kept) -> Option<(&Self, Kept)> {
+        match (&self.fallback, &kept.state) {
+            (Some(fallback), State::Old(state)) => {
+                let session = kept.session.clone();
+                let state = State::clone(state);
+                Some((fallback, Kept { session, state }))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What is kept in the old place, as one loads it from here.
+fn staying(Kept { session, state }: Kept) -> Kept {
+    let state = State::Old(Box::new(state));
+    Kept { session, state }
+}
+
+/// Whether two sessions are one, whatever a format has for its times.
+fn is_same(one: &Session, other: &Session) -> bool {
+    one.values == other.values
+        && one.opaque == other.opaque
+        && one.notifications == other.notifications
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::config::Engine;
+    use crate::session::{Json, Values};
+
+    const ID: SessionId = SessionId::from_bytes([1; 16]);
+    const TTL: Duration = Duration::from_mins(1);
+
+    fn storage(prefix: &str, fallback: Option<Storage>) -> Storage {
+        Storage {
+            engine: Engine::Memory { max_bytes: 1 << 20 },
+            format: Format::Native,
+            key_prefix: prefix.to_owned(),
+            timeout: TTL,
+            connect_timeout: TTL,
+            breaker_failures: 5,
+            breaker_retry: TTL,
+            fallback: fallback.map(Box::new),
+        }
+    }
+
+    /// An archive with an old place, and that old place by itself.
+    async fn places() -> (Archive, Archive) {
+        let old = storage("old:", None);
+        let both = storage("new:", Some(old.clone()));
+        let memory = MemoryStore::for_storage(&both);
+        let archive = Archive::open(&both, &memory).await.unwrap();
+        (archive, Archive::open(&old, &memory).await.unwrap())
+    }
+
+    fn session(user: &str) -> Session {
+        let mut session = Session::begin(&ID, clock::now());
+        session.values = Values::from_map(&[("user".to_owned(), Json::string(user))].into());
+        session
+    }
+
+    async fn create(archive: &Archive, user: &str) {
+        let created = archive.create(&ID, &session(user), None, TTL).await;
+        assert_eq!(created.unwrap(), Created::Stored);
+    }
+
+    async fn change(archive: &Archive, user: &str) {
+        let (Found::Session(kept) | Found::Old(kept)) = load(archive).await else {
+            panic!("there is a session");
+        };
+        let replaced = archive.replace(&ID, &kept, &session(user), TTL).await;
+        assert!(matches!(replaced.unwrap(), Replaced::Stored(_)));
+    }
+
+    async fn load(archive: &Archive) -> Found {
+        archive.load(&ID, 1 << 20, clock::now()).await.unwrap()
+    }
+
+    async fn found_old(archive: &Archive) -> Kept {
+        let found = load(archive).await;
+        let Found::Old(kept) = found else {
+            panic!("not in the old place: {found:?}");
+        };
+        kept
+    }
+
+    async fn assert_holds(archive: &Archive, user: &str) {
+        let found = load(archive).await;
+        let Found::Session(kept) = found else {
+            panic!("no session: {found:?}");
+        };
+        assert_eq!(kept.session.values, session(user).values);
+    }
+
+    #[tokio::test]
+    async fn a_session_that_has_moved_is_in_one_place() {
+        let (archive, old_place) = places().await;
+        create(&old_place, "alice").await;
+        let old = found_old(&archive).await;
+        archive.move_over(&ID, &old, TTL).await.unwrap();
+        assert_holds(&archive, "alice").await;
+        assert!(matches!(load(&old_place).await, Found::Missing));
+    }
+
+    #[tokio::test]
+    async fn a_session_that_ends_while_it_moves_does_not_come_back() {
+        let (archive, old_place) = places().await;
+        create(&old_place, "alice").await;
+        let old = found_old(&archive).await;
+        archive.delete(&ID).await.unwrap();
+        archive.move_over(&ID, &old, TTL).await.unwrap();
+        assert!(matches!(load(&archive).await, Found::Missing));
+    }
+
+    #[tokio::test]
+    async fn a_session_that_another_has_moved_is_left_as_it_is_now() {
+        let (archive, old_place) = places().await;
+        create(&old_place, "alice").await;
+        let (first, second) = (found_old(&archive).await, found_old(&archive).await);
+        archive.move_over(&ID, &first, TTL).await.unwrap();
+        change(&archive, "bob").await;
+        archive.move_over(&ID, &second, TTL).await.unwrap();
+        assert_holds(&archive, "bob").await;
+    }
+
+    #[tokio::test]
+    async fn a_session_that_changes_in_the_old_place_while_it_moves_is_moved_as_it_is_then() {
+        let (archive, old_place) = places().await;
+        create(&old_place, "alice").await;
+        let old = found_old(&archive).await;
+        change(&old_place, "bob").await;
+        archive.move_over(&ID, &old, TTL).await.unwrap();
+        let old = found_old(&archive).await;
+        archive.move_over(&ID, &old, TTL).await.unwrap();
+        assert_holds(&archive, "bob").await;
+        assert!(matches!(load(&old_place).await, Found::Missing));
     }
 }

@@ -218,11 +218,7 @@ impl Pycket {
     ) -> Result<bool, StoreError> {
         let found = self.load(id, usize::MAX, session.created).await?;
         Ok(match found {
-            Found::Session(kept) => {
-                kept.session.values == session.values
-                    && kept.session.opaque == session.opaque
-                    && kept.session.notifications == session.notifications
-            }
+            Found::Session(kept) => super::is_same(&kept.session, session),
             Found::Missing | Found::Moved(_) | Found::Old(_) => false,
         })
     }

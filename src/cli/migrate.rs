@@ -91,7 +91,12 @@ pub(super) struct Migrate {
     #[arg(long)]
     overwrite: bool,
     /// Delete each session at the source, if it is still as it was copied
-    #[arg(long)]
+    #[arg(
+        long,
+        long_help = "Delete each session at the source, if it is still as it was copied. Those that \
+                     are at the target already wait for some seconds, once for each batch: proxies \
+                     may be moving them"
+    )]
     delete_source: bool,
     /// Keep the progress in this file, and go on from it
     #[arg(long, value_name = "FILE")]
@@ -169,6 +174,8 @@ fn fallback(to: &Config) -> Result<Storage, Failure> {
 
 async fn open(options: &Migrate, from: &Storage, to: &Config) -> Result<Copier, Failure> {
     let policy = stores::policy(to)?;
+    // To delete and to look whether that was done, each with a timeout; and once more.
+    let grace = from.timeout.max(to.storage.timeout).saturating_mul(3);
     let from = Place::open("storage", from).await?;
     let to = Place::open("storage", &to.storage).await?;
     let is_one = from.name == to.name
@@ -207,6 +214,7 @@ async fn open(options: &Migrate, from: &Storage, to: &Config) -> Result<Copier, 
         },
         dry_run: options.dry_run,
         max_record_bytes: policy.session.limits.max_record_bytes,
+        grace,
     })
 }
 
@@ -236,12 +244,19 @@ async fn migrate(options: &Migrate, copier: &Arc<Copier>) -> Result<State, Failu
         let listed = list(&copier.from.archive, walk, position, options.batch).await;
         let listed = listed.map_err(failed)?;
         state.tally.add_others(listed.others);
-        for chunk in unique(listed.ids).chunks(AT_ONCE) {
-            for copied in together(copier, chunk).await? {
-                state.tally.add(copied.id, copied.outcome, &copied.losses);
-            }
-            progress.show(&state.tally);
+        let mut open = copy_all(
+            copier,
+            &unique(listed.ids),
+            &mut state,
+            &mut progress,
+            false,
+        )
+        .await?;
+        if !open.is_empty() {
+            tokio::time::sleep(copier.grace).await;
+            open = copy_all(copier, &open, &mut state, &mut progress, true).await?;
         }
+        debug_assert!(open.is_empty(), "after the grace nothing stays open");
         state.finished = listed.next.is_none();
         state.position = listed.next;
         if let Some(path) = &options.state {
@@ -254,6 +269,28 @@ async fn migrate(options: &Migrate, copier: &Arc<Copier>) -> Result<State, Failu
     Ok(state)
 }
 
+/// Copies sessions, and gives those that have to be looked at again.
+async fn copy_all(
+    copier: &Arc<Copier>,
+    ids: &[SessionId],
+    state: &mut State,
+    progress: &mut Progress,
+    again: bool,
+) -> Result<Vec<SessionId>, Failure> {
+    let mut open = Vec::new();
+    for chunk in ids.chunks(AT_ONCE) {
+        for copied in together(copier, chunk, again).await? {
+            if copied.is_open {
+                open.push(copied.session);
+            } else {
+                state.tally.add(copied.id, copied.outcome, &copied.losses);
+            }
+        }
+        progress.show(&state.tally);
+    }
+    Ok(open)
+}
+
 /// A scan may come by a session twice.
 fn unique(ids: Vec<SessionId>) -> Vec<SessionId> {
     let mut seen = HashSet::new();
@@ -262,11 +299,15 @@ fn unique(ids: Vec<SessionId>) -> Vec<SessionId> {
         .collect()
 }
 
-async fn together(copier: &Arc<Copier>, ids: &[SessionId]) -> Result<Vec<Copied>, Failure> {
+async fn together(
+    copier: &Arc<Copier>,
+    ids: &[SessionId],
+    again: bool,
+) -> Result<Vec<Copied>, Failure> {
     let mut tasks = JoinSet::new();
     for id in ids {
         let (copier, id) = (Arc::clone(copier), id.clone());
-        tasks.spawn(async move { copier.copy(&id).await });
+        tasks.spawn(async move { copier.copy(&id, again).await });
     }
     let mut done = Vec::with_capacity(ids.len());
     while let Some(ended) = tasks.join_next().await {

@@ -163,7 +163,7 @@ fn read(mut root: Section<'_, '_>, processors: NonZeroUsize) -> Option<Config> {
     let upstream = server::upstream(&mut root).unwrap_or_else(server::default_upstream);
     let engine = storage::engine(&mut root);
     let workers = server::workers(&mut root, processors);
-    let storage = storage::read(root.section("storage"), engine);
+    let storage = storage::read(root.section("storage"), engine, workers);
     let is_pycket = matches!(storage.format, Format::Pycket(_));
     let cookie = cookies::read(root.section("cookies"), is_pycket);
     let mut policy = policy::defaults();

@@ -1,5 +1,6 @@
 //! `engine` and `[storage]`.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::format::{self, FormatName};
@@ -29,7 +30,7 @@ const SCOPES: [(&str, &[EngineName]); 15] = [
     ("database", &[RedisServer]),
     ("tls_ca_file", &[RedisServer]),
     ("servers", &[Memcached]),
-    ("max_connections", &[Memcached]),
+    ("max_connections", &[RedisServer, Memcached]),
     ("max_memory", &[Memory]),
     ("timeout", &[RedisServer, Memcached]),
     ("connect_timeout", &[RedisServer, Memcached]),
@@ -67,31 +68,56 @@ fn engine_name(node: &Node) -> Result<EngineName, Wrong> {
     ])(node)
 }
 
-/// Reads `[storage]`, with `[storage.fallback]` if it is there.
-pub(super) fn read(mut section: Section<'_, '_>, name: Option<EngineName>) -> Storage {
-    let fallback = fallback(&mut section);
-    let mut storage = place(section, name);
+/// Reads `[storage]`, with `[storage.fallback]` if it is there. Each of the workers has connections
+/// of its own.
+pub(super) fn read(
+    mut section: Section<'_, '_>,
+    name: Option<EngineName>,
+    workers: NonZeroUsize,
+) -> Storage {
+    let fallback = fallback(&mut section, workers);
+    if fallback.is_some() && name == Some(Memory) {
+        let wrong = Wrong::new(
+            "sessions would move from there into memory, and be gone when the proxy stops",
+            "engine = \"redis\" or \"memcached\", for where they are to be from now on",
+        );
+        section.problem_between(&["fallback"], wrong);
+    }
+    let mut storage = place(section, name, workers);
     storage.fallback = fallback.map(Box::new);
     storage
 }
 
 /// Reads the old place of sessions, which has the keys of `[storage]` and its own `engine`.
-fn fallback(section: &mut Section<'_, '_>) -> Option<Storage> {
+fn fallback(section: &mut Section<'_, '_>, workers: NonZeroUsize) -> Option<Storage> {
     let is_there = section.has("fallback");
     let mut old = section.section("fallback");
     let name = engine(&mut old);
-    let is_given = is_there || !old.present().is_empty();
-    if !is_given {
+    let says_engine = !old.present().is_empty();
+    if !is_there && !says_engine {
+        return None;
+    }
+    if old.reader().is_wrong("storage.fallback") {
         return None;
     }
     if name == Some(Memory) {
-        let wrong = Wrong::new(
-            "sessions in memory are gone when the proxy starts anew: nothing is left to find",
-            "engine = \"redis\" or \"memcached\" under [storage.fallback]",
-        );
+        let right = "engine = \"redis\" or \"memcached\" under [storage.fallback]";
+        let wrong = if says_engine {
+            Wrong::new(
+                "no session in memory outlives the proxy: there are none to find",
+                right,
+            )
+        } else {
+            Wrong::new("it is not said in which store sessions were", right)
+        };
         old.problem_between(&["engine"], wrong);
     }
-    let old = place(old, name);
+    old.refuse_foreign(
+        "fallback",
+        "there is only one old place: the next one is not asked",
+        "remove it",
+    );
+    let old = place(old, name, workers);
     if let Format::Pycket(PycketFormat {
         writable: false, ..
     }) = old.format
@@ -106,7 +132,7 @@ fn fallback(section: &mut Section<'_, '_>) -> Option<Storage> {
 }
 
 /// Reads where sessions are.
-fn place(mut section: Section<'_, '_>, name: Option<EngineName>) -> Storage {
+fn place(mut section: Section<'_, '_>, name: Option<EngineName>, workers: NonZeroUsize) -> Storage {
     let format_name = format::name(&mut section, name);
     foreign::refuse(&mut section, format_name);
     format::refuse(&mut section, format_name, name);
@@ -125,7 +151,7 @@ fn place(mut section: Section<'_, '_>, name: Option<EngineName>) -> Storage {
         (Some(FormatName::Native | FormatName::Pycket) | None, _) => (Format::Native, None),
     };
     let engine = match name {
-        Some(RedisServer) => Engine::Redis(redis::read(&mut section, sessions)),
+        Some(RedisServer) => Engine::Redis(redis::read(&mut section, sessions, workers)),
         Some(Memcached) => memcached::read(&mut section, format_name),
         Some(Memory) | None => Engine::Memory {
             max_bytes: section
@@ -174,12 +200,6 @@ pub(super) fn refuse_engine(
     name: EngineName,
     of: &[EngineName],
 ) {
-    if (key, name) == ("max_connections", RedisServer) {
-        // The Python library has it: the size of redis-py's pool.
-        let wrong = "has no effect with engine = \"redis\": each worker has one connection, which \
-                     all of its requests share";
-        return section.refuse(key, wrong, "remove it");
-    }
     let word = |engine: &EngineName| match engine {
         Memory => "\"memory\"",
         RedisServer => "\"redis\"",

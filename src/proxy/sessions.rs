@@ -185,7 +185,7 @@ impl Sessions {
                     if ttl.is_zero() {
                         return Ok(None);
                     }
-                    Box::pin(self.archive.move_over(&id, &kept, ttl)).await?;
+                    self.move_over(&id, kept, ttl).await?;
                     moved_over = true;
                 }
                 Found::Moved(to) => id = to,
@@ -193,6 +193,18 @@ impl Sessions {
             }
         }
         Ok(None)
+    }
+
+    /// Moves a session over from its old place, and goes on with it when the exchange is cancelled.
+    async fn move_over(&self, id: &SessionId, kept: Kept, ttl: Duration) -> Result<(), StoreError> {
+        let running = self.tasks.begin();
+        let (archive, id) = (self.archive.clone(), id.clone());
+        let task = tokio::spawn(async move {
+            let _running = running;
+            archive.move_over(&id, &kept, ttl).await
+        });
+        task.await
+            .map_err(|died| StoreError::Ambiguous(Box::new(died)))?
     }
 
     /// Claims the notifications that a request for `path` carries, and gives the session as it is

@@ -15,6 +15,8 @@ mod contract;
 #[cfg(test)]
 mod cookie_command;
 #[cfg(test)]
+mod corpus;
+#[cfg(test)]
 mod doubt;
 #[cfg(test)]
 mod examples;

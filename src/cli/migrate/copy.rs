@@ -5,8 +5,11 @@
 //! source it is deleted by compare and swap; if it has changed since it was read, it is copied anew
 //! over the copy that was made a moment ago, as long as nobody has changed that one either.
 //!
-//! One gap remains: a session that ends at the source after it was read, and before it is written
-//! at the target, is at the target then. The time between is one round trip.
+//! The rule is the one that proxies go by ([`Archive::move_over`]): only who has created the session
+//! at the target may delete it at the source. Where it is gone from there by then, it has ended, and
+//! the copy is taken back. A session that was at the target before is therefore left at the source
+//! for [`Copier::grace`]: a proxy may be about to delete it. What is there after that was left by a
+//! run that was broken off, or by a proxy that died.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -39,13 +42,20 @@ pub(super) struct Copier {
     pub(super) options: Options,
     pub(super) dry_run: bool,
     pub(super) max_record_bytes: usize,
+    /// How long a proxy may take from creating a session at the target to deleting it at the source.
+    pub(super) grace: Duration,
 }
 
 /// What became of a session.
 pub(super) struct Copied {
+    pub(super) session: SessionId,
     pub(super) id: PublicId,
     pub(super) outcome: Outcome,
     pub(super) losses: BTreeSet<Loss>,
+    /// Whether it has to be looked at again after [`Copier::grace`].
+    pub(super) is_open: bool,
+    /// The session as it was read last.
+    kept: Option<Kept>,
 }
 
 /// What an operation on a session came to: its end, or that it has to be done anew.
@@ -81,21 +91,25 @@ impl Broken {
 }
 
 impl Copier {
-    /// Copies a session. A store that does not answer is asked again for a while.
-    pub(super) async fn copy(&self, id: &SessionId) -> Result<Copied, Broken> {
+    /// Copies a session. A store that does not answer is asked again for a while. `again` is whether
+    /// the grace is over.
+    pub(super) async fn copy(&self, id: &SessionId, again: bool) -> Result<Copied, Broken> {
         let mut pause = FIRST_PAUSE;
         for _ in 0..PATIENCE {
-            match self.try_copy(id).await {
+            match self.try_copy(id, again).await {
                 Err(_) => tokio::time::sleep(pause).await,
                 done => return done,
             }
             pause = pause.saturating_mul(2);
         }
-        self.try_copy(id).await
+        self.try_copy(id, again).await
     }
 
-    async fn try_copy(&self, id: &SessionId) -> Result<Copied, Broken> {
+    async fn try_copy(&self, id: &SessionId, again: bool) -> Result<Copied, Broken> {
         let mut copied = Copied {
+            session: id.clone(),
+            is_open: false,
+            kept: None,
             id: id.public_id(),
             outcome: Outcome::Failed("it changes faster than it can be copied".to_owned()),
             losses: BTreeSet::new(),
@@ -103,6 +117,11 @@ impl Copier {
         let mut written = None;
         for _ in 0..ATTEMPTS {
             let step = self.step(id, &mut copied, &mut written).await?;
+            let step = match step {
+                Step::There(outcome) => self.finish(id, outcome, &mut copied, again).await?,
+                Step::End(Outcome::Gone) => Step::End(self.gone(id, &written).await?),
+                step @ (Step::End(_) | Step::Again) => step,
+            };
             if let Step::End(outcome) = step {
                 copied.outcome = outcome;
                 break;
@@ -129,7 +148,7 @@ impl Copier {
                     copied.outcome = Outcome::Unreadable(why);
                     return Ok(Step::Again);
                 }
-                return Ok(Step::End(gone(written.as_ref())));
+                return Ok(Step::End(Outcome::Gone));
             }
             Err(error) if is_about_record(&error) => {
                 return Ok(Step::End(Outcome::Unreadable(chain(&error))));
@@ -138,13 +157,13 @@ impl Copier {
         };
         copied.id = kept.session.public_id;
         let Some(left) = source.left(id).await.map_err(Broken::Source)? else {
-            return Ok(Step::End(gone(written.as_ref())));
+            return Ok(Step::End(Outcome::Gone));
         };
         let hidden = source.hidden(&kept);
         let plan = plan(&kept.session, &hidden, left, &self.target, now);
         copied.losses.clone_from(&plan.losses);
         if plan.ttl.is_zero() {
-            return Ok(Step::End(gone(written.as_ref())));
+            return Ok(Step::End(Outcome::Gone));
         }
         if !plan.losses.is_empty() && !self.options.lossy {
             return Ok(Step::End(Outcome::Lossy));
@@ -155,18 +174,58 @@ impl Copier {
                 "its record would have {size} bytes; session.max_record of the target allows {limit}"
             ))));
         }
-        let there = if self.dry_run {
-            self.rehearse(id, &plan, &kept).await?
+        copied.kept = Some(kept.clone());
+        if self.dry_run {
+            self.rehearse(id, &plan, &kept).await
         } else {
-            self.write(id, &plan, &kept, written).await?
-        };
-        match there {
-            Step::There(outcome) if self.options.delete_source && !self.dry_run => {
-                self.delete(id, &kept, outcome).await
-            }
-            Step::There(outcome) => Ok(Step::End(outcome)),
-            step @ (Step::End(_) | Step::Again) => Ok(step),
+            self.write(id, &plan, &kept, written).await
         }
+    }
+
+    /// Does the rest, when the session is at the target.
+    async fn finish(
+        &self,
+        id: &SessionId,
+        outcome: Outcome,
+        copied: &mut Copied,
+        again: bool,
+    ) -> Result<Step, Broken> {
+        let is_new = matches!(outcome, Outcome::Copied { .. });
+        if self.dry_run {
+            return Ok(Step::End(outcome));
+        }
+        if !self.options.delete_source {
+            if is_new {
+                let left = self.from.archive.left(id).await.map_err(Broken::Source)?;
+                if left.is_none() {
+                    return Ok(Step::End(self.take_back(id).await?));
+                }
+            }
+            return Ok(Step::End(outcome));
+        }
+        if !is_new && !again {
+            copied.is_open = true;
+            return Ok(Step::End(outcome));
+        }
+        let Some(kept) = copied.kept.take() else {
+            return Ok(Step::End(outcome));
+        };
+        self.delete(id, &kept, outcome).await
+    }
+
+    /// What a session that is no more at the source has come to.
+    async fn gone(&self, id: &SessionId, written: &Option<Written>) -> Result<Outcome, Broken> {
+        match written {
+            Some(_) => self.take_back(id).await,
+            None => Ok(Outcome::Gone),
+        }
+    }
+
+    /// Deletes the copy of a session that has ended meanwhile.
+    async fn take_back(&self, id: &SessionId) -> Result<Outcome, Broken> {
+        let deleted = self.to.archive.delete(id).await;
+        deleted.map_err(Broken::Target)?;
+        Ok(Outcome::Gone)
     }
 
     /// Puts the session at the target.
@@ -273,7 +332,9 @@ impl Copier {
     async fn delete(&self, id: &SessionId, kept: &Kept, outcome: Outcome) -> Result<Step, Broken> {
         let is_deleted = match self.from.archive.end(id, kept, None).await {
             Ok(Ended::Done) => true,
-            // A proxy has moved it, and found our copy; or it has ended just now.
+            Ok(Ended::Gone) if matches!(outcome, Outcome::Copied { .. }) => {
+                return Ok(Step::End(self.take_back(id).await?));
+            }
             Ok(Ended::Gone) => false,
             Ok(Ended::Stale) => return Ok(Step::Again),
             Err(error) if is_about_record(&error) => {
@@ -286,11 +347,6 @@ impl Copier {
         };
         Ok(Step::End(outcome.with_source(is_deleted)))
     }
-}
-
-/// What a session that is no more at the source has come to.
-fn gone(written: Option<&Written>) -> Outcome {
-    written.map_or(Outcome::Gone, copied)
 }
 
 fn copied(written: &Written) -> Outcome {

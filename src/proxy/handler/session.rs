@@ -222,6 +222,9 @@ impl Proxy {
         if issued != Issued::Nothing {
             // Two cookies of one name would be a matter of luck.
             committed.cookie = CookieChange::Keep;
+            if policy.cache_guard {
+                cache_guard::keep_private(&mut parts.headers);
+            }
         }
         self.set_cookie(parts, &committed, &policy, presented, asked, line.now());
         Ok(())
