@@ -199,7 +199,8 @@ impl Archive {
         let Some(fallback) = &self.fallback else {
             return Ok(());
         };
-        match self.create(id, &old.session, Some(old), ttl).await? {
+        let from = (fallback.as_ref(), old);
+        match self.copy(id, &old.session, from, ttl).await? {
             Created::Stored => {}
             Created::Exists => return Ok(()),
         }

@@ -119,7 +119,7 @@ impl Copier {
             let step = self.step(id, &mut copied, &mut written).await?;
             let step = match step {
                 Step::There(outcome) => self.finish(id, outcome, &mut copied, again).await?,
-                Step::End(Outcome::Gone) => Step::End(self.gone(id, &written).await?),
+                Step::End(Outcome::Gone) => Step::End(self.gone(id, written.is_some()).await?),
                 step @ (Step::End(_) | Step::Again) => step,
             };
             if let Step::End(outcome) = step {
@@ -214,10 +214,11 @@ impl Copier {
     }
 
     /// What a session that is no more at the source has come to.
-    async fn gone(&self, id: &SessionId, written: &Option<Written>) -> Result<Outcome, Broken> {
-        match written {
-            Some(_) => self.take_back(id).await,
-            None => Ok(Outcome::Gone),
+    async fn gone(&self, id: &SessionId, is_written: bool) -> Result<Outcome, Broken> {
+        if is_written {
+            self.take_back(id).await
+        } else {
+            Ok(Outcome::Gone)
         }
     }
 
