@@ -13,6 +13,9 @@
 
 mod native;
 mod pycket;
+mod scan;
+
+pub use scan::{Listed, Walk};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -204,7 +207,8 @@ impl Archive {
         let Some(fallback) = &self.fallback else {
             return Ok(());
         };
-        match self.create(id, &old.session, Some(old), ttl).await? {
+        let from = (fallback.as_ref(), old);
+        match self.copy(id, &old.session, from, ttl).await? {
             Created::Stored => {}
             Created::Exists => return Ok(()),
         }

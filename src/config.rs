@@ -29,7 +29,7 @@ mod units;
 
 pub use load::{Flags, Sources, load};
 pub use problem::{Colours, Excerpt, Place, Problem, Problems, Warning, report, report_warning};
-pub use summary::summary;
+pub use summary::{place, summary};
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
