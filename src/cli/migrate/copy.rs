@@ -360,7 +360,10 @@ fn copied(written: &Written) -> Outcome {
 /// Whether an error is about one session, and the next one may do.
 fn is_about_record(error: &StoreError) -> bool {
     match error {
-        StoreError::Corrupt(_) | StoreError::Refused(_) | StoreError::TooLarge { .. } => true,
+        StoreError::Corrupt(_)
+        | StoreError::Refused(_)
+        | StoreError::Unfit(_)
+        | StoreError::TooLarge { .. } => true,
         StoreError::Unavailable(_) | StoreError::TimedOut | StoreError::Ambiguous(_) => false,
     }
 }
