@@ -34,6 +34,8 @@ pub struct Archive {
     layout: Layout,
     /// Where sessions were before: those that are not found here are looked for there.
     fallback: Option<Arc<Self>>,
+    /// Whether they then move here.
+    moves: bool,
 }
 
 /// How sessions are laid out.
@@ -52,8 +54,8 @@ pub enum Found {
     Session(Kept),
     /// The session goes on under another id.
     Moved(SessionId),
-    /// A session that is to move here from the old place: see [`Archive::move_over`]. One that this
-    /// place could not keep as a whole stays there, and is a [`Found::Session`].
+    /// A session that is to move here from the old place: see [`Archive::move_over`]. One that stays
+    /// there is a [`Found::Session`].
     Old(Kept),
 }
 
@@ -70,7 +72,8 @@ pub struct Kept {
 enum State {
     Native(native::State),
     Pycket(Box<pycket::State>),
-    /// In the old place, where the session stays because it could not be kept here as a whole.
+    /// In the old place, where the session stays: because it could not be kept here as a whole, or
+    /// because it is so configured.
     Old(Box<Self>),
 }
 
@@ -125,10 +128,20 @@ impl Archive {
             Format::Pycket(format) => Layout::Pycket(Pycket::open(storage, format, memory).await?),
         };
         let fallback = match &storage.fallback {
-            Some(old) => Some(Arc::new(Box::pin(Self::open(old, memory)).await?)),
+            Some(old) => Some(Arc::new(Box::pin(Self::open(&old.storage, memory)).await?)),
             None => None,
         };
-        Ok(Self { layout, fallback })
+        let moves = storage.fallback.as_ref().is_some_and(|old| old.moves);
+        Ok(Self {
+            layout,
+            fallback,
+            moves,
+        })
+    }
+
+    /// Whether a session that is no longer where it was may be in another place now.
+    pub fn has_two_places(&self) -> bool {
+        self.fallback.is_some()
     }
 
     /// Whether sessions can be changed: with the Python library's format the settings may say no.
@@ -158,7 +171,7 @@ impl Archive {
         };
         // It must be asked: a session that is there and can't be read is not absent.
         match fallback.load_here(id, max_bytes, now).await? {
-            Found::Session(kept) if self.can_keep(fallback, &kept.session, &kept) => {
+            Found::Session(kept) if self.takes(fallback, &kept.session, &kept) => {
                 Ok(Found::Old(kept))
             }
             Found::Session(kept) | Found::Old(kept) => Ok(Found::Session(staying(kept))),
@@ -178,6 +191,11 @@ impl Archive {
             Layout::Native(native) => native.load(id, max_bytes).await,
             Layout::Pycket(pycket) => pycket.load(id, max_bytes, now).await,
         }
+    }
+
+    /// Whether `session`, which goes on from what is kept in the old place, belongs here.
+    fn takes(&self, fallback: &Self, session: &Session, from: &Kept) -> bool {
+        self.moves && self.can_keep(fallback, session, from)
     }
 
     /// Whether nothing of `session`, which goes on from what is kept in `source`, is lost when it is
@@ -234,35 +252,50 @@ impl Archive {
             // Only an end can have taken it away from under this: of the session, or of its time.
             // A copy must not bring it back.
             Ok(Ended::Gone) => self.delete_here(id).await,
-            Ok(Ended::Stale) => self.take_back(id, &old.session).await,
-            Err(error) => match fallback
-                .load_here(id, usize::MAX, old.session.created)
-                .await
-            {
-                Ok(Found::Missing) => Ok(()),
-                Ok(_) => {
-                    self.take_back(id, &old.session).await?;
-                    Err(error)
+            Ok(Ended::Stale) => self.join(id, &old.session, fallback, ttl).await,
+            Err(error) => {
+                let now = old.session.created;
+                match fallback.load_here(id, usize::MAX, now).await {
+                    Ok(Found::Missing) => Ok(()),
+                    Ok(_) => self.join(id, &old.session, fallback, ttl).await,
+                    Err(_) => Err(error),
                 }
-                Err(_) => Err(error),
-            },
+            }
         }
     }
 
-    /// Removes what [`Self::move_over`] wrote here, where nobody has changed it since.
-    async fn take_back(&self, id: &SessionId, written: &Session) -> Result<(), StoreError> {
-        let found = self.load_here(id, usize::MAX, written.created).await?;
-        let untouched = match found {
-            Found::Session(kept) if is_same(&kept.session, written) => {
-                self.end_here(id, &kept, None).await? != Ended::Stale
+    /// Ends in the old place a session that has been copied here as `base` and may have changed in
+    /// both places since: what was done to it there is done here, too.
+    async fn join(
+        &self,
+        id: &SessionId,
+        base: &Session,
+        fallback: &Self,
+        ttl: Duration,
+    ) -> Result<(), StoreError> {
+        let mut base = base.clone();
+        loop {
+            let now = base.created;
+            let Found::Session(old) = fallback.load_here(id, usize::MAX, now).await? else {
+                return self.delete_here(id).await;
+            };
+            let Found::Session(here) = self.load_here(id, usize::MAX, now).await? else {
+                // Its end here has not come to the old place yet.
+                return Ok(());
+            };
+            let joined = here.session.joined(&base, &old.session);
+            if joined != here.session {
+                match self.replace(id, &here, &joined, ttl).await? {
+                    Replaced::Stored(_) => {}
+                    Replaced::Stale => continue,
+                    Replaced::Gone => return Ok(()),
+                }
             }
-            Found::Missing => true,
-            Found::Session(_) | Found::Moved(_) | Found::Old(_) => false,
-        };
-        match &self.fallback {
-            // It is in use here already, and two can't count.
-            Some(fallback) if !untouched => fallback.delete_here(id).await,
-            Some(_) | None => Ok(()),
+            match fallback.end_here(id, &old, None).await? {
+                Ended::Done => return Ok(()),
+                Ended::Gone => return self.delete_here(id).await,
+                Ended::Stale => base = old.session,
+            }
         }
     }
 
@@ -281,7 +314,7 @@ impl Archive {
         ttl: Duration,
     ) -> Result<Created, StoreError> {
         if let Some((fallback, from)) = from.and_then(|kept| self.still_old(kept)) {
-            let created = if self.can_keep(fallback, session, &from) {
+            let created = if self.takes(fallback, session, &from) {
                 Box::pin(self.copy(id, session, (fallback, &from), ttl)).await
             } else {
                 Box::pin(fallback.create(id, session, Some(&from), ttl)).await
@@ -460,7 +493,7 @@ fn is_same(one: &Session, other: &Session) -> bool {
 mod tests {
     use super::*;
     use crate::clock;
-    use crate::config::Engine;
+    use crate::config::{self, Engine};
     use crate::session::{Json, Values};
 
     const ID: SessionId = SessionId::from_bytes([1; 16]);
@@ -475,7 +508,10 @@ mod tests {
             connect_timeout: TTL,
             breaker_failures: 5,
             breaker_retry: TTL,
-            fallback: fallback.map(Box::new),
+            fallback: fallback.map(|old| config::Fallback {
+                storage: Box::new(old),
+                moves: true,
+            }),
         }
     }
 
@@ -559,15 +595,36 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_session_that_changes_in_the_old_place_while_it_moves_is_moved_as_it_is_then() {
+    async fn what_changes_in_the_old_place_while_a_session_moves_comes_along() {
         let (archive, old_place) = places().await;
         create(&old_place, "alice").await;
         let old = found_old(&archive).await;
         change(&old_place, "bob").await;
         archive.move_over(&ID, &old, TTL).await.unwrap();
-        let old = found_old(&archive).await;
-        archive.move_over(&ID, &old, TTL).await.unwrap();
         assert_holds(&archive, "bob").await;
+        assert!(matches!(load(&old_place).await, Found::Missing));
+    }
+
+    #[tokio::test]
+    async fn what_changes_in_both_places_while_a_session_moves_is_there_in_the_end() {
+        let (archive, old_place) = places().await;
+        create(&old_place, "alice").await;
+        let base = found_old(&archive).await.session;
+        create(&archive, "alice").await;
+        change(&archive, "bob").await;
+        let Found::Session(there) = load(&old_place).await else {
+            panic!("it is still there");
+        };
+        let mut session = there.session.clone();
+        session.persist = Some(true);
+        let replaced = old_place.replace(&ID, &there, &session, TTL).await;
+        assert!(matches!(replaced.unwrap(), Replaced::Stored(_)));
+        archive.join(&ID, &base, &old_place, TTL).await.unwrap();
+        assert_holds(&archive, "bob").await;
+        let Found::Session(kept) = load(&archive).await else {
+            panic!("it is here");
+        };
+        assert_eq!(kept.session.persist, Some(true));
         assert!(matches!(load(&old_place).await, Found::Missing));
     }
 }

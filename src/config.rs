@@ -87,8 +87,17 @@ pub struct Storage {
     pub breaker_failures: u32,
     /// ... and is tried again in the background this often.
     pub breaker_retry: Duration,
-    /// Where sessions were before: what is not found is looked for there, and moved over.
-    pub fallback: Option<Box<Self>>,
+    /// Where sessions were before: what is not found is looked for there.
+    pub fallback: Option<Fallback>,
+}
+
+/// Where sessions were before.
+#[derive(Clone, Debug)]
+pub struct Fallback {
+    /// The place.
+    pub storage: Box<Storage>,
+    /// Whether sessions that are found there move over. Otherwise they go on there.
+    pub moves: bool,
 }
 
 /// How records are laid out.

@@ -5,6 +5,7 @@
 //! module knows nothing of HTTP, cookies, stores or bytes of records, and reads no clock.
 
 mod id;
+mod join;
 mod json;
 mod notification;
 mod opaque;

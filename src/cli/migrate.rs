@@ -164,7 +164,8 @@ pub(super) fn run(
 }
 
 fn fallback(to: &Config) -> Result<Storage, Failure> {
-    let old = to.storage.fallback.as_deref().cloned();
+    let old = to.storage.fallback.as_ref();
+    let old = old.map(|old| Storage::clone(&old.storage));
     old.ok_or_else(|| {
         Failure::Arguments(
             "where from? give --from FILE, or a --to FILE that has [storage.fallback]".to_owned(),

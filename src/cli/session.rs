@@ -166,7 +166,7 @@ impl Stores {
     async fn open(config: Config) -> Result<Self, Failure> {
         let mut places = vec![Place::open("storage", &config.storage).await?];
         if let Some(old) = &config.storage.fallback {
-            places.push(Place::open("fallback", old).await?);
+            places.push(Place::open("fallback", &old.storage).await?);
         }
         Ok(Self { config, places })
     }

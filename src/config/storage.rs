@@ -7,7 +7,7 @@ use super::format::{self, FormatName};
 use super::parse::{self, Wrong};
 use super::section::Section;
 use super::tree::Node;
-use super::{Engine, Format, PycketFormat, Storage, foreign, memcached, redis};
+use super::{Engine, Fallback, Format, PycketFormat, Storage, foreign, memcached, redis};
 
 /// The engines of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,12 +84,12 @@ pub(super) fn read(
         section.problem_between(&["fallback"], wrong);
     }
     let mut storage = place(section, name, workers);
-    storage.fallback = fallback.map(Box::new);
+    storage.fallback = fallback;
     storage
 }
 
 /// Reads the old place of sessions, which has the keys of `[storage]` and its own `engine`.
-fn fallback(section: &mut Section<'_, '_>, workers: NonZeroUsize) -> Option<Storage> {
+fn fallback(section: &mut Section<'_, '_>, workers: NonZeroUsize) -> Option<Fallback> {
     let is_there = section.has("fallback");
     let mut old = section.section("fallback");
     let name = engine(&mut old);
@@ -117,6 +117,7 @@ fn fallback(section: &mut Section<'_, '_>, workers: NonZeroUsize) -> Option<Stor
         "there is only one old place: the next one is not asked",
         "remove it",
     );
+    let moves = old.read("move", parse::boolean).unwrap_or(true);
     let old = place(old, name, workers);
     if let Format::Pycket(PycketFormat {
         writable: false, ..
@@ -128,7 +129,10 @@ fn fallback(section: &mut Section<'_, '_>, workers: NonZeroUsize) -> Option<Stor
         );
         section.problem_between(&["fallback.writable"], wrong);
     }
-    Some(old)
+    Some(Fallback {
+        storage: Box::new(old),
+        moves,
+    })
 }
 
 /// Reads where sessions are.

@@ -25,7 +25,12 @@ pub fn summary(config: &Config) -> String {
     );
     line("storage", &place(&config.storage));
     if let Some(old) = &config.storage.fallback {
-        line("fallback", &place(old));
+        let stay = if old.moves {
+            ""
+        } else {
+            ", where sessions stay"
+        };
+        line("fallback", &format!("{}{stay}", place(&old.storage)));
     }
     line("cookie", &cookie(config));
     if let Some(policy) = config

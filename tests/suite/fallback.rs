@@ -224,3 +224,64 @@ fn a_session_whose_notifications_are_not_declared_in_the_new_place_goes_on_in_th
     assert_eq!(app.request(2).session(), json!({"user": "alice"}));
     assert_eq!(number(&redis, &["DBSIZE"]), 0, "nothing is left of it");
 }
+
+/// The settings of a copy of the proxy with sessions in one place, and another one to look at.
+fn places(here: &RedisServer, there: &RedisServer, more: &str) -> String {
+    format!(
+        "engine = 'redis'\nstorage.url = 'redis://127.0.0.1:{}'\nsession.commit_timeout = '15s'\n\
+         [storage.fallback]\nengine = 'redis'\nurl = 'redis://127.0.0.1:{}'\n{more}\n",
+        here.port(),
+        there.port()
+    )
+}
+
+#[test]
+fn copies_of_the_proxy_get_the_new_place_one_after_the_other_and_no_session_is_lost() {
+    let (old, new) = (RedisServer::start(), RedisServer::start());
+    let app = obedient();
+    // First all copies learn of the new place, then each in its turn goes over to it.
+    let waiting = Pycket::with(&app)
+        .config(&places(&old, &new, "move = false"))
+        .start();
+    let ready = Pycket::with(&app).config(&places(&new, &old, "")).start();
+    for round in 0..5 {
+        let mut browser = Browser::at(&waiting);
+        post(
+            &mut browser,
+            "/",
+            &[&format!("X-Session-Set: user={round}")],
+        );
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let mut browser = browser.clone();
+                let proxies = [&waiting, &ready];
+                scope.spawn(move || {
+                    for turn in 0..4 {
+                        browser.go_to(proxies[(number + turn) % 2]);
+                        let set = format!("X-Session-Set: n{number}-{turn}=1");
+                        let response = post(&mut browser, "/", &[&set]);
+                        assert_eq!(response.status, 200);
+                    }
+                });
+            }
+        });
+        for proxy in [&waiting, &ready] {
+            browser.go_to(proxy);
+            page(&mut browser, "/", &[]);
+            let seen = app.requests().last().unwrap().session();
+            assert_eq!(seen["user"], json!(round.to_string()));
+            assert_eq!(seen.as_object().unwrap().len(), 33, "{seen}");
+        }
+        // Renewed and ended by a copy that still has the old place.
+        browser.go_to(&waiting);
+        post(&mut browser, "/", &["X-Session-Control: renew"]);
+        browser.go_to(&ready);
+        page(&mut browser, "/", &[]);
+        let seen = app.requests().last().unwrap().session();
+        assert_eq!(seen["user"], json!(round.to_string()));
+        browser.go_to(&waiting);
+        post(&mut browser, "/", &["X-Session-Control: destroy"]);
+    }
+    assert_eq!(number(&old, &["DBSIZE"]), 0);
+    assert_eq!(number(&new, &["DBSIZE"]), 0);
+}

@@ -203,7 +203,11 @@ impl Sessions {
                 }
                 Attempt::Gone => {
                     self.abandon(&mut progress).await;
-                    open.presence = Presence::Gone;
+                    // Another copy of the proxy may have moved it to the other place.
+                    let is_held = matches!(open.presence, Presence::Found(_));
+                    if !(is_held && self.archive.has_two_places()) {
+                        open.presence = Presence::Gone;
+                    }
                     None
                 }
                 Attempt::Changed => None,
