@@ -26,17 +26,18 @@ mod storage;
 mod summary;
 mod tree;
 mod units;
+mod upstreams;
 
 pub use load::{Flags, Sources, load};
 pub use problem::{Colours, Excerpt, Place, Problem, Problems, Warning, report, report_warning};
 pub use summary::summary;
+pub use upstreams::{Address, Balance, Ejection, Retries, Server, Upstream};
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::uri::Authority;
 use ipnet::IpNet;
 
 use crate::contract::{ContractPolicy, Names};
@@ -245,17 +246,10 @@ pub struct Route {
     /// The path prefix this route is for. It matches whole segments: `/a` matches `/a` and
     /// `/a/b`, not `/ab`; `/a/` matches what begins with `/a/`.
     pub path: String,
-    /// Where the application is.
+    /// Where its requests go.
     pub upstream: Upstream,
     /// The session's policy; `None` where the route has no sessions.
     pub session: Option<RoutePolicy>,
-}
-
-/// Where an application listens.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Upstream {
-    /// Host and port; the port is always spelt out.
-    pub authority: Authority,
 }
 
 /// The policy of sessions on one route.
@@ -293,7 +287,7 @@ pub struct Limits {
     pub max_head_bytes: usize,
     /// Header fields in one request head.
     pub max_head_fields: usize,
-    /// Connections that one worker opens to one upstream.
+    /// Connections that one worker opens to one server of an upstream.
     pub max_upstream_connections: usize,
 }
 

@@ -8,8 +8,8 @@ use http::uri::Authority;
 use super::parse::{self, Wrong};
 use super::policy::{contract_overrides, notification_overrides, session_overrides};
 use super::section::Section;
-use super::server;
 use super::tree::{Node, Origin};
+use super::upstreams::{self, Groups};
 use super::{Route, RoutePolicy, Upstream};
 
 /// What of a route has an effect without sessions.
@@ -20,12 +20,13 @@ const WITHOUT_SESSION: [&str; 4] = ["host", "path", "upstream", "session"];
 pub(super) fn read(
     root: &mut Section<'_, '_>,
     upstream: &Upstream,
+    groups: &mut Groups,
     policy: &RoutePolicy,
 ) -> Vec<Route> {
     let mut routes: Vec<Route> = Vec::new();
     let mut seen: BTreeSet<(Option<String>, String)> = BTreeSet::new();
     root.tables("route", |section, origin| {
-        routes.push(route(section, &origin, upstream, policy, &mut seen));
+        routes.push(route(section, &origin, upstream, groups, policy, &mut seen));
     });
     if !seen.contains(&(None, "/".to_owned())) {
         routes.push(Route {
@@ -55,12 +56,13 @@ fn route(
     mut section: Section<'_, '_>,
     origin: &Origin,
     upstream: &Upstream,
+    groups: &mut Groups,
     policy: &RoutePolicy,
     seen: &mut BTreeSet<(Option<String>, String)>,
 ) -> Route {
     let host = section.read("host", host);
     let path = section.read("path", path);
-    let own_upstream = server::upstream(&mut section);
+    let own_upstream = upstreams::upstream(&mut section, groups);
     let has_session = section.read("session", parse::boolean).unwrap_or(true);
     let mut own_policy = policy.clone();
     session_overrides(&mut section, &mut own_policy);

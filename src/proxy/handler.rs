@@ -20,7 +20,7 @@ use super::line::Line;
 use super::rescue::ProxyError;
 use super::sessions::Sessions;
 use super::tasks::Tasks;
-use super::upstream::{Lease, Pool};
+use super::upstream::{Group, Lease, Upstreams};
 use super::{Body, Handler, Peer, Worker, tunnel};
 use crate::archive::Archive;
 use crate::config::{Config, RoutePolicy};
@@ -49,7 +49,7 @@ struct RouteState {
     host: Option<String>,
     path: String,
     policy: Option<Arc<RoutePolicy>>,
-    pool: Arc<Pool>,
+    upstream: Arc<Group>,
 }
 
 /// What the answer needs to know of the request, which has gone upstream by then.
@@ -118,6 +118,7 @@ impl Proxy {
     /// A handler for one worker.
     pub fn new(
         config: Arc<Config>,
+        upstreams: &Upstreams,
         sessions: Arc<Sessions>,
         tasks: Tasks,
         ids: RequestIds,
@@ -126,13 +127,13 @@ impl Proxy {
         let routes = config
             .routes
             .iter()
-            .zip(Pool::for_routes(&config))
-            .map(|(route, pool)| RouteState {
+            .zip(upstreams.for_worker(&config))
+            .map(|(route, upstream)| RouteState {
                 name: Arc::from(route.name.as_str()),
                 host: route.host.clone(),
                 path: route.path.clone(),
                 policy: route.session.clone().map(Arc::new),
-                pool,
+                upstream,
             })
             .collect();
         let names = config.names.clone();
@@ -148,7 +149,8 @@ impl Proxy {
         }
     }
 
-    /// Makes a worker's handler, with its own way to the store. `memory` is shared by all workers.
+    /// Makes a worker's handler, with its own way to the store. `memory` and `upstreams` are shared
+    /// by all workers.
     ///
     /// # Errors
     ///
@@ -161,6 +163,7 @@ impl Proxy {
     pub async fn for_worker(
         config: Arc<Config>,
         memory: MemoryStore,
+        upstreams: Arc<Upstreams>,
         worker: Worker,
     ) -> Result<Self, BoxError> {
         let archive = Archive::open(&config.storage, &memory).await?;
@@ -177,6 +180,7 @@ impl Proxy {
         let ids = RequestIds::new()?;
         Ok(Self::new(
             config,
+            &upstreams,
             Arc::new(sessions),
             worker.tasks,
             ids,
@@ -229,7 +233,10 @@ impl Proxy {
         let body = RequestBody::new(body, inbound.trailers);
         line.count_request(body.progress());
         let request = Request::from_parts(head, body);
-        let answered = route.pool.send(request, line.last_lap()).await;
+        let id = session.as_ref().and_then(session::Session::public_id);
+        let affinity = route.upstream.affinity(id, inbound.client.address);
+        let sent = route.upstream.send(request, affinity, line.last_lap());
+        let answered = sent.await;
         line.record.upstream = line.lap();
         let (response, lease) = match answered {
             Ok(answered) => answered,

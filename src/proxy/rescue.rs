@@ -83,6 +83,9 @@ impl ProxyError {
                     (504, "The application can't be reached.", Keep, Error)
                 }
                 UpstreamError::Busy => (503, "The application is busy.", Keep, Warn),
+                UpstreamError::Unavailable => {
+                    (503, "The application is not available.", Keep, Error)
+                }
                 UpstreamError::ResponseTimeout => {
                     (504, "The application did not answer in time.", Keep, Error)
                 }
@@ -123,6 +126,7 @@ impl ProxyError {
                 UpstreamError::Connect(_) => "upstream_unreachable",
                 UpstreamError::ConnectTimeout => "upstream_connect_timeout",
                 UpstreamError::Busy => "upstream_busy",
+                UpstreamError::Unavailable => "upstream_unavailable",
                 UpstreamError::ResponseTimeout => "upstream_timeout",
                 UpstreamError::RequestStalled => "request_timeout",
                 UpstreamError::RequestBroken(_) => "request_broken",
@@ -250,6 +254,7 @@ mod tests {
         for (error, status) in [
             (UpstreamError::ConnectTimeout, 504),
             (UpstreamError::Busy, 503),
+            (UpstreamError::Unavailable, 503),
             (UpstreamError::ResponseTimeout, 504),
         ] {
             let rescue = ProxyError::Upstream(error).rescue();

@@ -9,6 +9,8 @@
 #[cfg(test)]
 mod architecture;
 #[cfg(test)]
+mod balance;
+#[cfg(test)]
 mod concurrency;
 #[cfg(test)]
 mod contract;

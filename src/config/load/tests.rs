@@ -6,6 +6,7 @@ use super::super::summary;
 use super::*;
 use crate::config::{
     Format, NotificationPlace, PycketFormat, PythonMemcached, RedisAddress, Routing, Storage,
+    Upstream,
 };
 use crate::cookie::Expires;
 
@@ -66,7 +67,9 @@ fn the_reference_is_the_defaults() {
 
 #[test]
 fn the_reference_has_every_key_and_no_other() {
-    let with_route = format!("{REFERENCE}\n[[route]]\npath = \"/x\"\n");
+    let with_route = format!(
+        "{REFERENCE}\n[[route]]\npath = \"/x\"\nupstream = 'app'\n[upstreams.app]\nservers = ['http://a']\n"
+    );
     let (_, findings) = with_findings(Some(&with_route), &[SECRET], Flags::default()).unwrap();
     let mut table = String::new();
     let mut keys = BTreeSet::new();
@@ -80,6 +83,7 @@ fn the_reference_has_every_key_and_no_other() {
                 .unwrap()
                 .trim_matches('[')
                 .to_owned();
+            tables.extend(table.split('.').next().map(str::to_owned));
             tables.insert(table.clone());
         } else if let Some((name, _)) = line.split_once(" = ")
             && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
@@ -110,6 +114,8 @@ fn the_reference_has_every_key_and_no_other() {
 #[test]
 fn the_lines_of_the_reference_that_are_commented_out_are_keys_with_good_values() {
     let examples = [
+        "upstream = 'app'\n[upstreams.app]\nservers = ['http://10.0.0.1:9000', \
+         { url = 'http://10.0.0.2:9000', weight = 2, drain = false }]",
         "engine = 'redis'\n[storage]\nurl = 'redis://127.0.0.1:6379'\nusername = 'pycket'\n\
          password = { env = 'REDIS_PASSWORD' }\ndatabase = 0",
         "engine = 'memcached'\n[storage]\nservers = ['127.0.0.1:11211']\nmax_connections = 8\n\
@@ -485,7 +491,7 @@ fn a_flag_wins_over_a_variable_and_that_over_the_file() {
     let (config, _) = with_findings(Some(text), &environment, flags).unwrap();
     let listen: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
     assert_eq!(listen, ["2.2.2.2:2", "[::1]:2"]);
-    assert_eq!(config.routes[0].upstream.authority, "c:80");
+    assert_eq!(config.routes[0].upstream.name, "http://c:80");
     let policy = config.routes[0].session.as_ref().unwrap();
     assert_eq!(policy.session.lifetimes.idle, Duration::from_hours(2));
 }
@@ -1023,8 +1029,8 @@ fn routes_are_ordered_from_the_most_specific() {
         ["shop.example.com/a", "shop.example.com/", "/a/b", "/a", "/"]
     );
     assert!(config.routes[0].session.is_none());
-    assert_eq!(config.routes[2].upstream.authority, "b:80");
-    assert_eq!(config.routes[4].upstream.authority, "127.0.0.1:9000");
+    assert_eq!(config.routes[2].upstream.name, "http://b:80");
+    assert_eq!(config.routes[4].upstream.name, "http://127.0.0.1:9000");
 }
 
 #[test]
@@ -1058,10 +1064,10 @@ fn hosts_and_paths_that_no_request_has_are_refused() {
 fn upstreams_are_spelt_out_or_refused() {
     let upstream = |url: &str| {
         let config = variables(&[("PYCKET_UPSTREAM", url)])?;
-        Ok::<_, Problems>(config.routes[0].upstream.authority.to_string())
+        Ok::<_, Problems>(config.routes[0].upstream.name.clone())
     };
-    assert_eq!(upstream("http://app").unwrap(), "app:80");
-    assert_eq!(upstream("http://[::1]:9000/").unwrap(), "[::1]:9000");
+    assert_eq!(upstream("http://app").unwrap(), "http://app:80");
+    assert_eq!(upstream("http://[::1]:9000/").unwrap(), "http://[::1]:9000");
     let refused = [
         "app:9000",
         "https://app",
@@ -1198,3 +1204,103 @@ const KEYS: [&str; 19] = [
     "forwarding.trust",
     "route",
 ];
+
+/// What a group is, with this beside its servers.
+fn group(more: &str) -> Result<Upstream, Problems> {
+    let text = format!(
+        "upstream = 'app'\n[upstreams.app]\nservers = ['http://a', 'http://b:9000']\n{more}"
+    );
+    file(&text).map(|config| config.routes[0].upstream.clone())
+}
+
+#[test]
+fn the_defaults_of_groups_are_those_that_the_reference_comments() {
+    let start = REFERENCE.split("# [upstreams.app]\n").nth(1).unwrap();
+    let keys: Vec<&str> = start
+        .split("# =====")
+        .next()
+        .unwrap()
+        .lines()
+        .filter_map(|line| line.strip_prefix("# "))
+        .filter(|line| line.contains(" = ") && !line.starts_with("servers"))
+        .collect();
+    assert!(keys.len() >= 8, "{keys:?}");
+    let spelt_out = group(&keys.join("\n")).unwrap();
+    assert_eq!(
+        format!("{spelt_out:#?}"),
+        format!("{:#?}", group("").unwrap())
+    );
+}
+
+#[test]
+fn a_group_is_used_where_its_name_stands() {
+    let text = "upstream = 'app'
+        upstreams.app.servers = ['http://a', { url = 'http://b', weight = 3, drain = true }]
+        upstreams.app.balance = 'session'
+        upstreams.app.max_failures = 0
+        route = [{ path = '/x', upstream = 'http://c' }]";
+    let config = file(text).unwrap();
+    let text = summary(&config);
+    let lines: Vec<&str> = text.lines().skip(4).collect();
+    insta::assert_snapshot!(lines.join("\n"), @r"
+    upstream  app: by session http://a:80, http://b:80 (weight 3) (draining)
+    route     /x -> http://c:80
+    route     / -> app
+    ");
+    assert_eq!(config.routes[1].upstream.ejection.max_failures, 0);
+    let environment = [
+        ("PYCKET_UPSTREAMS", "{ app = { servers = ['http://d'] } }"),
+        ("PYCKET_UPSTREAM", "app"),
+    ];
+    let config = variables(&environment).unwrap();
+    assert_eq!(config.routes[0].upstream.servers[0].url, "http://d:80");
+}
+
+#[test]
+fn mistakes_in_groups_are_reported_with_what_would_be_right() {
+    insta::assert_snapshot!(mistakes(
+        "upstream = 'ap'
+        [upstreams.app]
+        servers = ['http://a', 'http://a:80', 'ftp://b', { weight = 2 }, { url = 'http://c', wieght = 2 }]
+        balance = 'random'
+        max_failure = 3
+        ejection = '2m'
+        [upstreams.'a b']
+        servers = []
+        [upstreams.none]
+        [upstreams.drained]
+        servers = [{ url = 'http://a', drain = true }]
+        [[route]]
+        path = '/x'
+        upstream = 'localhost'"
+    ), @r#"
+    upstream: there is no group of servers named `ap`; did you mean "app"?
+    upstreams.app.servers: this server stands above; give it a `weight` instead
+    upstreams.app.servers: the URL's scheme is not `http`; http://host:port, like "http://127.0.0.1:9000"
+    upstreams.app.servers.url: `url` is missing; { url = "http://127.0.0.1:9000" }
+    upstreams.app.servers.wieght: unknown key; did you mean `weight`?
+    upstreams.app.balance: unknown value `random`; "round_robin", "least" or "session"
+    upstreams.app.max_failure: unknown key; did you mean `max_failures`?
+    upstreams.app.ejection: the first ejection would be longer than the longest, 1m; lower `ejection`, or raise `max_ejection`
+    upstreams.a b: not a name for a group; letters, digits, `-` and `_`, like [upstreams.app]
+    upstreams.a b.servers: no server to send requests to; "http://127.0.0.1:9000"
+    upstreams.none.servers: `servers` is missing; servers = ["http://10.0.0.1:9000", "http://10.0.0.2:9000"]
+    upstreams.drained.servers: all servers are draining, so that none gets requests; leave one without `drain`
+    route.upstream: there is no group of servers named `localhost`; define [upstreams.localhost], or give a URL like "http://127.0.0.1:9000"
+    "#);
+}
+
+#[test]
+fn a_group_that_nothing_names_is_warned_of() {
+    let text = "upstreams.app.servers = ['http://a']";
+    let (_, findings) = with_findings(Some(text), &[SECRET], Flags::default()).unwrap();
+    let [warning] = &findings.warnings[..] else {
+        panic!("{:?}", findings.warnings)
+    };
+    assert!(
+        warning
+            .to_string()
+            .contains("no route sends requests there"),
+        "{warning}"
+    );
+}

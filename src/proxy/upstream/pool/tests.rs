@@ -22,7 +22,11 @@ fn settings() -> PoolSettings {
 }
 
 fn pool_at(address: SocketAddr, settings: PoolSettings) -> Arc<Pool> {
-    Pool::new(&address.to_string().parse().unwrap(), settings)
+    let address = Address::Tcp {
+        host: address.ip().to_string(),
+        port: address.port(),
+    };
+    Pool::new(&address, settings)
 }
 
 fn get() -> Request<RequestBody> {
@@ -35,7 +39,8 @@ fn get() -> Request<RequestBody> {
 
 /// Sends, reads the whole body, gives the connection back.
 async fn exchange(pool: &Arc<Pool>) -> Result<String, UpstreamError> {
-    let (response, lease) = pool.send(get(), Instant::now()).await?;
+    let sent = pool.send(get(), Instant::now()).await;
+    let (response, lease) = sent.map_err(|failed| failed.error)?;
     let (ended, end) = oneshot::channel();
     let on_end = Box::new(|delivered| ended.send(delivered).unwrap());
     let body = UpstreamBody::new(response.into_body(), Vec::new(), lease, on_end);
@@ -227,8 +232,15 @@ async fn an_upstream_that_refuses_is_told_apart() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let error = exchange(&pool_at(address, settings())).await.unwrap_err();
-    assert!(matches!(error, UpstreamError::Connect(_)), "{error:?}");
+    let sent = pool_at(address, settings())
+        .send(get(), Instant::now())
+        .await;
+    let failed = sent.unwrap_err();
+    assert!(
+        matches!(failed.error, UpstreamError::Connect(_)),
+        "{failed:?}"
+    );
+    assert!(failed.unsent.is_some(), "it can go elsewhere");
 }
 
 #[tokio::test]
