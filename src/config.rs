@@ -31,7 +31,10 @@ mod upstreams;
 pub use load::{Flags, Sources, load};
 pub use problem::{Colours, Excerpt, Place, Problem, Problems, Warning, report, report_warning};
 pub use summary::summary;
-pub use upstreams::{Address, Balance, Ejection, Retries, Server, Upstream};
+pub use upstreams::{
+    Address, Balance, Ejection, HealthCheck, Http2, Pem, Question, Retries, Scheme, Server,
+    Upstream, UpstreamTls,
+};
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -59,6 +62,8 @@ pub struct Config {
     pub names: Names,
     /// Routes, most specific first; the last one matches everything.
     pub routes: Vec<Route>,
+    /// Who is asked for the addresses of names of upstreams; empty is the system's.
+    pub dns_servers: Vec<SocketAddr>,
     /// Whom to believe about the client, and what to tell the upstream about it.
     pub forwarding: Forwarding,
     /// Limits on what clients may send.

@@ -31,7 +31,7 @@ pub(super) fn serve(
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let config = Arc::new(config);
     let memory = MemoryStore::for_storage(&config.storage);
-    let upstreams = Upstreams::new(&config);
+    let upstreams = Upstreams::new(&config)?;
     let make = {
         let config = Arc::clone(&config);
         move |worker| {

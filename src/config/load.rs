@@ -164,6 +164,7 @@ fn read(mut root: Section<'_, '_>, processors: NonZeroUsize) -> Option<Config> {
     let mut groups = Groups::read(&mut root);
     let upstream =
         upstreams::upstream(&mut root, &mut groups).unwrap_or_else(upstreams::default_upstream);
+    let dns_servers = upstreams::dns_servers(&mut root);
     let engine = storage::engine(&mut root);
     let workers = server::workers(&mut root, processors);
     let storage = storage::read(root.section("storage"), engine);
@@ -202,6 +203,7 @@ fn read(mut root: Section<'_, '_>, processors: NonZeroUsize) -> Option<Config> {
         cookie: cookie?,
         names,
         routes,
+        dns_servers,
         forwarding,
         limits,
         timeouts,

@@ -170,6 +170,7 @@ impl Proxy {
         let sessions = Sessions::new(archive, config.names.clone(), worker.tasks.clone());
         if worker.index == 0 {
             tokio::spawn(purge(memory));
+            upstreams.watch();
         }
         let access = config.log.access.then(|| {
             let log = Arc::new(AccessLog::to_stdout(config.log.format));

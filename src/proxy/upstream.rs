@@ -14,16 +14,25 @@
 
 mod balance;
 mod budget;
+mod dial;
 mod group;
 mod health;
+mod http2;
 mod link;
+mod mux;
+mod names;
 mod pool;
+mod probe;
 mod server;
+mod tls;
 
 use std::io;
 
-pub use group::{Group, Upstreams};
+pub use group::{Group, Upstreams, UpstreamsError};
 pub use pool::Lease;
+pub use tls::TlsError;
+
+use crate::proxy::body::Progress;
 
 /// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +43,9 @@ pub enum UpstreamError {
     /// Opening a connection took too long; the request was not sent.
     #[error("the upstream did not accept a connection in time")]
     ConnectTimeout,
+    /// The server can't be trusted, or does not trust us; the request was not sent.
+    #[error("no TLS with the upstream")]
+    Tls(#[source] io::Error),
     /// As many exchanges as allowed were running all the time; the request was not sent.
     #[error("all connections to the upstream are in use")]
     Busy,
@@ -56,9 +68,10 @@ pub enum UpstreamError {
 }
 
 impl UpstreamError {
-    fn of(error: hyper::Error) -> Self {
-        // The only thing of ours that can fail within hyper is the request body.
-        if error.is_user() {
+    fn of(error: hyper::Error, body: Option<&Progress>) -> Self {
+        // The only thing of ours that can fail within HTTP/1.1 is the request body; in HTTP/2 its
+        // failure looks like one of the stream.
+        if error.is_user() || body.is_some_and(Progress::is_broken) {
             Self::RequestBroken(error)
         } else {
             Self::Broken(error)
@@ -68,9 +81,11 @@ impl UpstreamError {
     /// Whether it tells that something is wrong with the server.
     fn is_servers_fault(&self) -> bool {
         match self {
-            Self::Connect(_) | Self::ConnectTimeout | Self::ResponseTimeout | Self::Broken(_) => {
-                true
-            }
+            Self::Connect(_)
+            | Self::ConnectTimeout
+            | Self::Tls(_)
+            | Self::ResponseTimeout
+            | Self::Broken(_) => true,
             Self::Busy | Self::Unavailable | Self::RequestStalled | Self::RequestBroken(_) => false,
         }
     }

@@ -28,7 +28,11 @@ mod fault_proxy;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod http2_server;
+#[cfg(test)]
 mod http_semantics;
+#[cfg(test)]
+mod nginx;
 #[cfg(test)]
 mod notifications;
 #[cfg(test)]
@@ -56,3 +60,11 @@ mod store_contract;
 mod store_failures;
 #[cfg(test)]
 mod trust;
+#[cfg(test)]
+mod upstream_health;
+#[cfg(test)]
+mod upstream_http2;
+#[cfg(test)]
+mod upstream_names;
+#[cfg(test)]
+mod upstream_tls;

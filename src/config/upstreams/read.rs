@@ -1,9 +1,10 @@
 //! Reads `upstream` and `[upstreams.NAME]`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::{Balance, Ejection, Retries, Server, Upstream, url};
+use super::{Balance, Ejection, Http2, Retries, Scheme, Server, Upstream, health, tls, url};
 use crate::config::parse::{self, Wrong, nearest};
 use crate::config::section::Section;
 use crate::config::tree::{Node, Origin, Value};
@@ -89,6 +90,24 @@ pub(in crate::config) fn upstream(
         .flatten()
 }
 
+/// Reads `dns_servers`.
+pub(in crate::config) fn dns_servers(root: &mut Section<'_, '_>) -> Vec<SocketAddr> {
+    /// RFC 1035 section 4.2.
+    const PORT: u16 = 53;
+    let servers = root.list("dns_servers", |node| {
+        let text = parse::text(node)?;
+        let with_port = text.parse::<SocketAddr>().ok();
+        let address = || text.parse::<IpAddr>().ok();
+        with_port
+            .or_else(|| address().map(|address| SocketAddr::from((address, PORT))))
+            .ok_or_else(|| {
+                let wrong = format!("`{text}` is not the address of a DNS server");
+                Wrong::new(wrong, "\"10.0.0.53\", \"10.0.0.53:5353\"")
+            })
+    });
+    servers.unwrap_or_default()
+}
+
 fn is_name(text: &str) -> bool {
     !text.is_empty()
         && text
@@ -105,13 +124,30 @@ fn group(mut section: Section<'_, '_>, name: &str, origin: &Origin) -> Option<Up
         ("least", Balance::Least),
         ("session", Balance::Session),
     ]);
+    let http2 = parse::choice(&[
+        ("auto", Http2::Auto),
+        ("always", Http2::Always),
+        ("never", Http2::Never),
+    ]);
+    let has_tls = servers.iter().any(|server| server.scheme == Scheme::Https);
     let group = Upstream {
         name: name.to_owned(),
+        http2: section.read("http2", http2).unwrap_or(alone.http2),
+        http2_ping: section
+            .read("http2_ping", parse::duration(Duration::ZERO, HOUR))
+            .unwrap_or(alone.http2_ping),
+        tls: tls::read(&mut section, &alone.tls, has_tls),
+        health: health::read(&mut section),
         servers,
         balance: section.read("balance", balance).unwrap_or(alone.balance),
         ejection: ejection(&mut section, alone.ejection),
         retries: retries(&mut section, alone.retries),
     };
+    if !has_tls && section.is_given("http2") {
+        let wrong = "has no effect without a server with https://";
+        let wrong = Wrong::new(wrong, "h2c:// is HTTP/2 without TLS");
+        section.problem_between(&["http2"], wrong);
+    }
     section.finish();
     Some(group)
 }

@@ -2,9 +2,10 @@
 
 use std::collections::hash_map::{Entry, HashMap};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -16,7 +17,9 @@ use super::balance::{self, RoundRobin};
 use super::budget::Budget;
 use super::health::{self, WHOLE};
 use super::pool::{Lease, Pool, PoolSettings};
+use super::probe;
 use super::server::ServerState;
+use super::tls::TlsError;
 use crate::config::{Balance, Config, Ejection, Upstream};
 use crate::proxy::body::RequestBody;
 use crate::session::PublicId;
@@ -28,6 +31,18 @@ const MAX_TRIES: usize = 3;
 /// What all workers know together about all upstreams.
 pub struct Upstreams {
     servers: HashMap<Upstream, Vec<Arc<ServerState>>>,
+    dns_servers: Vec<SocketAddr>,
+}
+
+/// An upstream whose settings can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error("upstream {upstream}")]
+pub struct UpstreamsError {
+    /// Its name.
+    pub upstream: String,
+    /// What is wrong.
+    #[source]
+    pub source: TlsError,
 }
 
 /// One worker's way to the servers of a route.
@@ -51,7 +66,11 @@ struct Member {
 
 impl Upstreams {
     /// All that the routes of this configuration use.
-    pub fn new(config: &Config) -> Arc<Self> {
+    ///
+    /// # Errors
+    ///
+    /// Settings of TLS that can't be used.
+    pub fn new(config: &Config) -> Result<Arc<Self>, UpstreamsError> {
         let mut servers = HashMap::new();
         for route in &config.routes {
             if let Entry::Vacant(entry) = servers.entry(route.upstream.clone()) {
@@ -60,11 +79,40 @@ impl Upstreams {
                     .servers
                     .iter()
                     .map(|server| ServerState::new(upstream, server));
-                let states = states.collect();
+                let states = states.collect::<Result<_, _>>();
+                let states = states.map_err(|source| UpstreamsError {
+                    upstream: upstream.name.clone(),
+                    source,
+                })?;
                 entry.insert(states);
             }
         }
-        Arc::new(Self { servers })
+        Ok(Arc::new(Self {
+            servers,
+            dns_servers: config.dns_servers.clone(),
+        }))
+    }
+
+    /// Looks after the servers for all workers, on the current runtime: keeps names fresh, and asks
+    /// servers whether they are well.
+    pub fn watch(self: &Arc<Self>) {
+        for (upstream, states) in &self.servers {
+            // A server that is draining may be gone already.
+            let asked = states.iter().filter(|state| !state.server.drain);
+            for (state, check) in asked.zip(upstream.health.iter().cycle()) {
+                tokio::spawn(probe::watch(Arc::clone(state), check.clone()));
+            }
+        }
+        for state in self.servers.values().flatten() {
+            if state.dialer.name().is_some() {
+                let (state, upstreams) = (Arc::clone(state), Arc::clone(self));
+                tokio::spawn(async move {
+                    if let Some(name) = state.dialer.name() {
+                        name.keep(&upstreams.dns_servers).await;
+                    }
+                });
+            }
+        }
     }
 
     /// A worker's groups: one for each route, in the order of the routes. Routes that share an
@@ -75,6 +123,7 @@ impl Upstreams {
             connect_timeout: config.timeouts.upstream_connect,
             response_timeout: config.timeouts.upstream_response,
             idle_timeout: config.timeouts.upstream_idle,
+            ping: Duration::ZERO,
         };
         let mut groups: HashMap<&Upstream, Arc<Group>> = HashMap::new();
         let mut of_routes = Vec::with_capacity(config.routes.len());
@@ -93,11 +142,12 @@ impl Group {
     fn new(
         upstream: &Upstream,
         states: impl Iterator<Item = Arc<ServerState>>,
-        settings: PoolSettings,
+        mut settings: PoolSettings,
     ) -> Self {
+        settings.ping = upstream.http2_ping;
         let members: Vec<Member> = states
             .map(|state| Member {
-                pool: Pool::new(&state.server.address, settings),
+                pool: Pool::new(Arc::clone(&state), upstream.http2, settings),
                 state,
             })
             .collect();

@@ -2,6 +2,7 @@
 //!
 //! Requests tell when they fail, and enough failures in a row put the server out for a while
 //! (ejection). When that is over it is on trial: the first request that ends decides.
+//! Health checks tell, too: what they say holds beside that, and both must be for a server.
 //!
 //! ```text
 //!        max_failures in a row            the time is over
@@ -34,6 +35,19 @@ pub(super) enum Change {
     },
     /// It gets requests again.
     Returned,
+    /// Health checks say that it is not well.
+    Ill,
+    /// Health checks say that it is well again.
+    Well,
+}
+
+/// What health checks say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Checks {
+    /// Nothing yet, or that it is well; so many bad answers came since the last good one.
+    Well { bad: u32, asked: bool },
+    /// That it is not; so many good answers came since the last bad one.
+    Ill { good: u32 },
 }
 
 /// What is known about one server.
@@ -48,6 +62,7 @@ pub(super) struct Health {
     out_until: Option<Instant>,
     /// When it came back.
     returned: Option<Instant>,
+    checks: Checks,
 }
 
 impl Health {
@@ -59,7 +74,58 @@ impl Health {
             ejections: 0,
             out_until: None,
             returned: None,
+            checks: Checks::Well {
+                bad: 0,
+                asked: false,
+            },
         }
+    }
+
+    /// A health check has been answered. `healthy` good answers in a row change what is known, or
+    /// `unhealthy` bad ones; the very first answer decides alone.
+    pub(super) fn probed(
+        &mut self,
+        good: bool,
+        healthy: u32,
+        unhealthy: u32,
+        now: Instant,
+    ) -> Option<Change> {
+        let (checks, change) = match (self.checks, good) {
+            (Checks::Well { .. }, true) => (
+                Checks::Well {
+                    bad: 0,
+                    asked: true,
+                },
+                None,
+            ),
+            (Checks::Well { bad, asked }, false) if asked && bad.saturating_add(1) < unhealthy => (
+                Checks::Well {
+                    bad: bad.saturating_add(1),
+                    asked,
+                },
+                None,
+            ),
+            (Checks::Well { .. }, false) => (Checks::Ill { good: 0 }, Some(Change::Ill)),
+            (Checks::Ill { .. }, false) => (Checks::Ill { good: 0 }, None),
+            (Checks::Ill { good }, true) if good.saturating_add(1) < healthy => (
+                Checks::Ill {
+                    good: good.saturating_add(1),
+                },
+                None,
+            ),
+            (Checks::Ill { .. }, true) => {
+                self.returned = Some(now);
+                (
+                    Checks::Well {
+                        bad: 0,
+                        asked: true,
+                    },
+                    Some(Change::Well),
+                )
+            }
+        };
+        self.checks = checks;
+        change
     }
 
     /// A request got no answer, by the server's fault.
@@ -108,6 +174,9 @@ impl Health {
     /// The percentage of its weight that it is to get: 0 when it is out, less than the whole while
     /// it is on trial or has just come back.
     pub(super) fn share(&self, now: Instant) -> u32 {
+        if let Checks::Ill { .. } = self.checks {
+            return 0;
+        }
         match (self.out_until, self.returned) {
             (Some(until), _) if now < until => 0,
             (Some(_), _) if self.rules.slow_start.is_zero() => WHOLE,
@@ -231,6 +300,42 @@ mod tests {
         let back = back + 11 * SECOND;
         health.answered(back);
         assert_eq!(eject(&mut health, back + 61 * SECOND), (3, 5 * SECOND));
+    }
+
+    #[test]
+    fn the_first_check_decides_alone() {
+        let now = Instant::now();
+        let mut health = Health::new(rules());
+        assert_eq!(health.share(now), WHOLE, "until somebody has asked");
+        assert_eq!(health.probed(false, 2, 3, now), Some(Change::Ill));
+        assert_eq!(health.share(now), 0);
+        assert!(!health.is_settled(now));
+    }
+
+    #[test]
+    fn checks_change_what_is_known_when_enough_agree_in_a_row() {
+        let now = Instant::now();
+        let mut health = Health::new(rules());
+        let mut probe = |good| health.probed(good, 2, 3, now);
+        let answers = [true, false, false, true, false, false];
+        assert_eq!(answers.map(&mut probe), [None; 6]);
+        assert_eq!(probe(false), Some(Change::Ill));
+        assert_eq!([true, false, true].map(&mut probe), [None; 3]);
+        assert_eq!(probe(true), Some(Change::Well));
+        assert_eq!(health.share(now), FIRST_SHARE, "it starts slowly");
+    }
+
+    #[test]
+    fn a_server_must_be_well_and_not_ejected() {
+        let now = Instant::now();
+        let mut health = Health::new(rules());
+        health.probed(false, 1, 1, now);
+        eject(&mut health, now);
+        assert_eq!(health.probed(true, 1, 1, now), Some(Change::Well));
+        assert_eq!(health.share(now), 0, "it is still ejected");
+        health.probed(false, 1, 1, now);
+        assert_eq!(health.answered(now + 5 * SECOND), Some(Change::Returned));
+        assert_eq!(health.share(now + 5 * SECOND), 0, "the check says no");
     }
 
     #[test]

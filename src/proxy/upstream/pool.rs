@@ -9,28 +9,35 @@
 //! the head and reads the body (`link`), which saves a wake-up and a turn of the loop for each.
 //! Idle ones are looked after once a second.
 
+mod multiplex;
+
 use std::collections::VecDeque;
 use std::fmt;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::header::UPGRADE;
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::Builder;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::UpstreamError;
+use super::dial::{Dialed, Stream};
 use super::link::Link;
-use super::server::Running;
-use crate::config::Address;
+use super::mux::{self, Mux};
+use super::server::{Running, ServerState};
+use crate::config::{Http2, Scheme};
 use crate::proxy::body::{Progress, RequestBody};
 use crate::proxy::forward;
+use multiplex::Way;
 
 /// The largest response head, and the most that is read at once. Signals of a whole session have
 /// to fit; hyper's own limit would be 400 kB.
@@ -52,11 +59,14 @@ pub(super) struct PoolSettings {
     /// How long an unused connection is kept. It should be shorter than the application's own
     /// keep-alive, or requests will meet connections that are just being closed.
     pub(super) idle_timeout: Duration,
+    /// How long an HTTP/2 connection with running requests may be silent until it is asked whether
+    /// it is still there; zero is for ever.
+    pub(super) ping: Duration,
 }
 
 /// One worker's connections to one server.
 pub(super) struct Pool {
-    address: Address,
+    state: Arc<ServerState>,
     /// Stands in for the `Host` that an HTTP/1.0 request may lack.
     authority: HeaderValue,
     settings: PoolSettings,
@@ -67,6 +77,27 @@ pub(super) struct Pool {
     idle: Mutex<VecDeque<Idle>>,
     /// Whether a task looks after the idle ones.
     swept: AtomicBool,
+    speaks: Speaks,
+    /// Whether a server that may choose has chosen HTTP/1.1.
+    agreed_http1: AtomicBool,
+    mux: Mux,
+}
+
+/// Which versions of HTTP a server is asked by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    Http1,
+    Http2,
+    /// As the server says when TLS begins.
+    Either,
+}
+
+/// What an exchange goes by.
+enum Carrier {
+    /// An HTTP/1.1 connection.
+    Link(Link),
+    /// Room on an HTTP/2 connection.
+    Stream(mux::Stream),
 }
 
 struct Idle {
@@ -77,7 +108,7 @@ struct Idle {
 /// The right to a connection while its response is read. Dropping it closes the connection.
 pub struct Lease {
     pool: Arc<Pool>,
-    link: Link,
+    carrier: Carrier,
     slot: OwnedSemaphorePermit,
     running: Option<Running>,
 }
@@ -111,16 +142,21 @@ impl From<UpstreamError> for Failed {
 
 impl Pool {
     /// A pool without connections.
-    pub(super) fn new(address: &Address, settings: PoolSettings) -> Arc<Self> {
+    pub(super) fn new(state: Arc<ServerState>, http2: Http2, settings: PoolSettings) -> Arc<Self> {
+        let speaks = match (state.server.scheme, http2) {
+            (Scheme::Http, _) | (Scheme::Https, Http2::Never) => Speaks::Http1,
+            (Scheme::H2c, _) | (Scheme::Https, Http2::Always) => Speaks::Http2,
+            (Scheme::Https, Http2::Auto) => Speaks::Either,
+        };
         let mut builder = Builder::new();
         builder
             .max_header_size(MAX_RESPONSE_HEAD)
             .max_buf_size(MAX_RESPONSE_HEAD);
         Arc::new(Self {
-            authority: HeaderValue::try_from(address.authority())
+            authority: HeaderValue::try_from(state.server.address.authority())
                 // An authority is visible ASCII.
                 .unwrap_or(HeaderValue::from_static("localhost")),
-            address: address.clone(),
+            state,
             settings,
             builder,
             slots: Arc::new(Semaphore::new(
@@ -128,6 +164,9 @@ impl Pool {
             )),
             idle: Mutex::default(),
             swept: AtomicBool::new(false),
+            speaks,
+            agreed_http1: AtomicBool::new(false),
+            mux: Mux::default(),
         })
     }
 
@@ -152,12 +191,27 @@ impl Pool {
     ) -> Result<(Response<Incoming>, Lease), Failed> {
         forward::ensure_host(request.headers_mut(), &self.authority);
         let slot = self.slot().await?;
+        let mut fresh = None;
+        if self.may_multiplex(&request) {
+            match Box::pin(self.way()).await {
+                Ok(Way::Stream(stream)) => {
+                    return Box::pin(self.send_by_stream(request, stream, slot, now)).await;
+                }
+                Ok(Way::Link(link)) => fresh = Some(link),
+                Err(error) => return Err(Failed::unsent(error, request)),
+            }
+        }
         let progress = request.body().progress();
         let progress = progress.as_deref();
-        let (mut link, reused) = match self.take_idle(now) {
-            Some(link) => (link, true),
+        let idle = match fresh {
+            Some(_) => None,
+            None => self.take_idle(now),
+        };
+        let reused = idle.is_some();
+        let mut link = match idle.or(fresh) {
+            Some(link) => link,
             None => match self.connect().await {
-                Ok(link) => (link, false),
+                Ok(link) => link,
                 Err(error) => return Err(Failed::unsent(error, request)),
             },
         };
@@ -178,7 +232,7 @@ impl Pool {
         }
         let response = answered.map_err(|mut failure| Failed {
             unsent: failure.take_message().map(Box::new),
-            error: UpstreamError::of(failure.into_error()),
+            error: UpstreamError::of(failure.into_error(), progress),
         })?;
         // These go on whether or not somebody reads the response: an upload that the application
         // answers early, and the hand-over to a tunnel.
@@ -187,13 +241,19 @@ impl Pool {
         {
             link.run_by_itself();
         }
-        let lease = Lease {
-            pool: Arc::clone(self),
-            link,
-            slot,
-            running: None,
-        };
-        Ok((response, lease))
+        Ok((response, Lease::new(self, Carrier::Link(link), slot)))
+    }
+
+    /// Whether a request can go by HTTP/2. A change of protocol needs a connection of its own.
+    fn may_multiplex(&self, request: &Request<RequestBody>) -> bool {
+        match self.speaks {
+            Speaks::Http1 => false,
+            Speaks::Http2 => true,
+            Speaks::Either => {
+                !self.agreed_http1.load(Ordering::Relaxed)
+                    && !request.headers().contains_key(UPGRADE)
+            }
+        }
     }
 
     /// Waits for the right to run an exchange.
@@ -218,11 +278,17 @@ impl Pool {
             idle.clear();
             return None;
         }
-        Some(link)
+        // What a name led to may be somebody else's by now.
+        self.state.dialer.leads_to(link.address()).then_some(link)
     }
 
     fn put_idle(self: &Arc<Self>, link: Link, now: Instant) {
         self.lock_idle().push_back(Idle { link, since: now });
+        self.look_after();
+    }
+
+    /// Has idle connections looked after, as long as there are any.
+    fn look_after(self: &Arc<Self>) {
         if !self.swept.swap(true, Ordering::Relaxed) {
             tokio::spawn(Self::sweep(Arc::downgrade(self)));
         }
@@ -237,9 +303,14 @@ impl Pool {
             let mut idle = pool.lock_idle();
             idle.retain_mut(|Idle { link, since }| {
                 let age = now.saturating_duration_since(*since);
-                age < pool.settings.idle_timeout && link.is_open()
+                age < pool.settings.idle_timeout
+                    && pool.state.dialer.leads_to(link.address())
+                    && link.is_open()
             });
-            if idle.is_empty() {
+            let multiplexes = pool.mux.sweep(pool.settings.idle_timeout, now);
+            if idle.is_empty() && !multiplexes {
+                // By the next time it may have learnt HTTP/2.
+                pool.agreed_http1.store(false, Ordering::Relaxed);
                 pool.swept.store(false, Ordering::Relaxed);
                 return;
             }
@@ -257,20 +328,31 @@ impl Pool {
     }
 
     async fn open(&self) -> Result<Link, UpstreamError> {
-        // A name may have several addresses; they are tried one after the other.
-        let Address::Tcp { host, port } = &self.address;
-        let connecting = TcpStream::connect((host.as_str(), *port));
-        let stream = match timeout(self.settings.connect_timeout, connecting).await {
-            Ok(connected) => connected.map_err(UpstreamError::Connect)?,
-            Err(_elapsed) => return Err(UpstreamError::ConnectTimeout),
-        };
-        stream.set_nodelay(true).map_err(UpstreamError::Connect)?;
+        let limit = self.settings.connect_timeout;
+        let dialed = self.state.dialer.dial(limit, true).await?;
+        self.speak(dialed).await
+    }
+
+    /// Begins HTTP/1.1 on a connection.
+    async fn speak(&self, dialed: Dialed) -> Result<Link, UpstreamError> {
+        let address = dialed.address;
+        match dialed.stream {
+            Stream::Tcp(stream) => self.link(stream, address).await,
+            Stream::Unix(stream) => self.link(stream, address).await,
+            Stream::Tls(stream) => self.link(*stream, address).await,
+        }
+    }
+
+    async fn link<S>(&self, stream: S, address: Option<IpAddr>) -> Result<Link, UpstreamError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let (sender, connection) = self
             .builder
             .handshake(TokioIo::new(stream))
             .await
             .map_err(UpstreamError::Broken)?;
-        Ok(Link::new(sender, connection))
+        Ok(Link::new(sender, connection, address))
     }
 
     /// Waits for a response head as long as something moves.
@@ -299,6 +381,15 @@ impl Pool {
 }
 
 impl Lease {
+    fn new(pool: &Arc<Pool>, carrier: Carrier, slot: OwnedSemaphorePermit) -> Self {
+        Self {
+            pool: Arc::clone(pool),
+            carrier,
+            slot,
+            running: None,
+        }
+    }
+
     /// Counts as running on its server until the exchange has ended.
     pub(super) fn count(&mut self, running: Running) {
         self.running = Some(running);
@@ -311,7 +402,10 @@ impl Lease {
         cx: &mut Context<'_>,
         look: impl FnOnce(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
-        self.link.poll(cx, look)
+        match &mut self.carrier {
+            Carrier::Link(link) => link.poll(cx, look),
+            Carrier::Stream(_) => look(cx),
+        }
     }
 
     /// Returns the connection to its pool. To be called when the response has been read to its
@@ -319,11 +413,16 @@ impl Lease {
     pub fn give_back(self, now: Instant) {
         let Self {
             pool,
-            mut link,
+            carrier,
             slot,
             running,
         } = self;
         drop(running);
+        let mut link = match carrier {
+            Carrier::Link(link) => link,
+            // It makes room for the next.
+            Carrier::Stream(stream) => return drop(stream),
+        };
         if link.is_ready() {
             pool.put_idle(link, now);
             return;
@@ -346,7 +445,7 @@ impl Lease {
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")
-            .field("address", &self.address)
+            .field("server", &self.state.server.url)
             .finish_non_exhaustive()
     }
 }

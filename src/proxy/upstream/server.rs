@@ -8,17 +8,20 @@ use tracing::{info, warn};
 
 use super::UpstreamError;
 use super::balance;
+use super::dial::Dialer;
 use super::health::{Change, Health, WHOLE};
-use crate::config::{Server, Upstream};
+use super::tls::TlsError;
+use crate::config::{HealthCheck, Server, Upstream};
 use crate::telemetry::chain;
 
 /// One server, as all workers know it.
-#[derive(Debug)]
 pub(super) struct ServerState {
     /// The name of its group, for the log.
     group: String,
     /// What the configuration says about it.
     pub(super) server: Server,
+    /// How it is reached.
+    pub(super) dialer: Dialer,
     /// What it is known by when sessions are shared out.
     pub(super) id: u64,
     health: Mutex<Health>,
@@ -28,19 +31,19 @@ pub(super) struct ServerState {
 }
 
 /// An exchange that runs on a server; dropping it ends the counting.
-#[derive(Debug)]
 pub(super) struct Running(Arc<ServerState>);
 
 impl ServerState {
-    pub(super) fn new(group: &Upstream, server: &Server) -> Arc<Self> {
-        Arc::new(Self {
+    pub(super) fn new(group: &Upstream, server: &Server) -> Result<Arc<Self>, TlsError> {
+        Ok(Arc::new(Self {
+            dialer: Dialer::new(group, server)?,
             group: group.name.clone(),
             id: balance::hash(server.url.as_bytes()),
             server: server.clone(),
             health: Mutex::new(Health::new(group.ejection)),
             settled: AtomicBool::new(true),
             running: AtomicUsize::new(0),
-        })
+        }))
     }
 
     /// Counts an exchange until the guard is dropped.
@@ -74,7 +77,7 @@ impl ServerState {
         let change = health.answered(now);
         self.settle(&health, now);
         drop(health);
-        self.tell(change, None);
+        self.tell(change, "");
     }
 
     /// Notes that a request failed. What is not the server's fault does not count.
@@ -86,7 +89,19 @@ impl ServerState {
         self.settled.store(false, Ordering::Relaxed);
         let change = health.failed(Instant::now());
         drop(health);
-        self.tell(change, Some(error));
+        if change.is_some() {
+            self.tell(change, &chain(error));
+        }
+    }
+
+    /// Notes what a health check found: why the server is not well, or nothing.
+    pub(super) fn probed(&self, ill: Option<&str>, check: &HealthCheck) {
+        let now = Instant::now();
+        let mut health = self.lock();
+        let change = health.probed(ill.is_none(), check.healthy, check.unhealthy, now);
+        self.settle(&health, now);
+        drop(health);
+        self.tell(change, ill.unwrap_or_default());
     }
 
     /// Only while the lock is held, so that no failure is overlooked.
@@ -96,11 +111,10 @@ impl ServerState {
     }
 
     /// Says in the log what has become of it: once for all workers, since they share it.
-    fn tell(&self, change: Option<Change>, cause: Option<&UpstreamError>) {
+    fn tell(&self, change: Option<Change>, cause: &str) {
         let (upstream, server) = (&self.group, &self.server.url);
         match change {
             Some(Change::Ejected { failures, span }) => {
-                let cause = cause.map(|error| chain(error)).unwrap_or_default();
                 let seconds = span.as_secs_f32();
                 warn!(
                     %upstream,
@@ -112,6 +126,12 @@ impl ServerState {
             }
             Some(Change::Returned) => {
                 info!(%upstream, %server, "a server answers again, and gets requests");
+            }
+            Some(Change::Ill) => {
+                warn!(%upstream, %server, "a server fails its health check, and gets no requests: {cause}");
+            }
+            Some(Change::Well) => {
+                info!(%upstream, %server, "a server passes its health check, and gets requests");
             }
             None => {}
         }

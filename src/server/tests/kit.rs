@@ -33,7 +33,7 @@ impl Forward {
         let reserved = |name: &http::HeaderName| name.as_str().starts_with("x-session");
         Self {
             forwarder: Forwarder::new(&config.forwarding, reserved),
-            upstream: Upstreams::new(config).for_worker(config).remove(0),
+            upstream: Upstreams::new(config).unwrap().for_worker(config).remove(0),
             ids: RequestIds::new().unwrap(),
             tasks: worker.tasks,
         }

@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
-use crate::proxy::body::{Body, BodyEnd, UpstreamBody};
+use crate::config::Address;
+use crate::proxy::body::{Body, BodyEnd, Trailers, UpstreamBody};
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -18,15 +19,19 @@ fn settings() -> PoolSettings {
         connect_timeout: Duration::from_secs(5),
         response_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_mins(1),
+        ping: Duration::ZERO,
     }
 }
 
 fn pool_at(address: SocketAddr, settings: PoolSettings) -> Arc<Pool> {
-    let address = Address::Tcp {
+    let mut upstream = crate::config::Upstream::sample();
+    let server = upstream.servers.first_mut().unwrap();
+    server.address = Address::Tcp {
         host: address.ip().to_string(),
         port: address.port(),
     };
-    Pool::new(&address, settings)
+    let state = ServerState::new(&upstream, &upstream.servers[0]).unwrap();
+    Pool::new(state, Http2::Auto, settings)
 }
 
 fn get() -> Request<RequestBody> {
@@ -43,7 +48,7 @@ async fn exchange(pool: &Arc<Pool>) -> Result<String, UpstreamError> {
     let (response, lease) = sent.map_err(|failed| failed.error)?;
     let (ended, end) = oneshot::channel();
     let on_end = Box::new(|delivered| ended.send(delivered).unwrap());
-    let body = UpstreamBody::new(response.into_body(), Vec::new(), lease, on_end);
+    let body = UpstreamBody::new(response.into_body(), Trailers::none(), lease, on_end);
     let body = Body::Upstream(body).collect().await.unwrap().to_bytes();
     assert_eq!(end.await.unwrap().end, BodyEnd::Complete);
     Ok(String::from_utf8(body.to_vec()).unwrap())

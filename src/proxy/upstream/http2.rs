@@ -1,0 +1,93 @@
+//! What a request looks like in HTTP/2 (RFC 9113 section 8), and which failures leave it unsent.
+
+use std::error::Error as _;
+
+use http::header::{CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Uri, Version, request};
+
+/// Rewrites a head in origin-form, as it would go by HTTP/1.1: what belongs to the connection goes
+/// (section 8.2.2; `TE: trailers` stays), and `Host` becomes `:authority` (section 8.3.1). Where it
+/// can't be one, the server's own stands in.
+pub(super) fn rewrite(head: &mut request::Parts, scheme: Scheme, own: &HeaderValue) {
+    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {
+        head.headers.remove(name);
+    }
+    let authority = authority(&head.headers, own);
+    head.headers.remove(HOST);
+    let mut parts = std::mem::take(&mut head.uri).into_parts();
+    parts.scheme = Some(scheme);
+    parts.authority = authority;
+    parts
+        .path_and_query
+        .get_or_insert_with(|| PathAndQuery::from_static("/"));
+    // All three parts are there, so that it is a URI.
+    head.uri = Uri::from_parts(parts).unwrap_or_default();
+    head.version = Version::HTTP_2;
+}
+
+fn authority(headers: &HeaderMap, own: &HeaderValue) -> Option<Authority> {
+    let host = headers.get(HOST).unwrap_or(own);
+    let parse = |value: &HeaderValue| Authority::try_from(value.as_bytes()).ok();
+    parse(host).or_else(|| parse(own))
+}
+
+/// Whether the server has said that it did nothing with the request: it refused the stream, or ended
+/// the connection with an earlier one (RFC 9113 section 8.7).
+pub(super) fn is_unprocessed(error: &hyper::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            return error.is_remote() && (error.is_go_away() || refused);
+        }
+        cause = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn rewritten(request: request::Builder) -> request::Parts {
+        let (mut head, ()) = request.body(()).unwrap().into_parts();
+        rewrite(
+            &mut head,
+            Scheme::HTTPS,
+            &HeaderValue::from_static("own:9000"),
+        );
+        head
+    }
+
+    #[test]
+    fn what_belongs_to_the_connection_goes() {
+        let request = Request::builder()
+            .uri("/a?b")
+            .header("host", "shop.example.com:8443")
+            .header("connection", "te, upgrade")
+            .header("transfer-encoding", "chunked")
+            .header("upgrade", "websocket")
+            .header("te", "trailers")
+            .header("cookie", "a=1");
+        let head = rewritten(request);
+        assert_eq!(head.uri, "https://shop.example.com:8443/a?b");
+        let names: Vec<_> = head.headers.keys().map(http::HeaderName::as_str).collect();
+        assert_eq!(names, ["te", "cookie"]);
+    }
+
+    #[test]
+    fn the_servers_own_name_stands_in() {
+        assert_eq!(rewritten(Request::builder()).uri, "https://own:9000/");
+    }
+
+    #[test]
+    fn a_question_about_the_server_as_a_whole_stays_one() {
+        let request = Request::builder().method("OPTIONS").uri("*");
+        let head = rewritten(request.header("host", "a"));
+        assert_eq!(head.uri.path(), "*");
+        assert_eq!(head.uri.authority().unwrap(), "a");
+    }
+}

@@ -1,0 +1,144 @@
+//! Requests by HTTP/2.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use http::uri::Scheme as UriScheme;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout};
+
+use super::{Carrier, Failed, Lease, MAX_RESPONSE_HEAD, Pool, Speaks};
+use crate::config::Scheme;
+use crate::proxy::body::RequestBody;
+use crate::proxy::upstream::dial::{Dialed, Stream};
+use crate::proxy::upstream::link::Link;
+use crate::proxy::upstream::{UpstreamError, http2, mux};
+
+/// What a request can go by.
+pub(super) enum Way {
+    /// Room on an HTTP/2 connection.
+    Stream(mux::Stream),
+    /// An HTTP/1.1 connection: the server wanted no other.
+    Link(Link),
+}
+
+impl Pool {
+    /// Room on an HTTP/2 connection, which is opened if none has any; where the server may choose,
+    /// it can be an HTTP/1.1 connection.
+    pub(super) async fn way(self: &Arc<Self>) -> Result<Way, UpstreamError> {
+        if let Some(stream) = self.take_stream() {
+            return Ok(Way::Stream(stream));
+        }
+        let limit = self.settings.connect_timeout;
+        let Ok(turn) = timeout(limit, self.mux.open()).await else {
+            return Err(UpstreamError::ConnectTimeout);
+        };
+        if let Some(stream) = self.take_stream() {
+            return Ok(Way::Stream(stream));
+        }
+        if self.agreed_http1.load(Ordering::Relaxed) {
+            drop(turn);
+            return self.open().await.map(Way::Link);
+        }
+        let dialed = self.state.dialer.dial(limit, false).await?;
+        if dialed.http2 {
+            self.multiplex(dialed).await.map(Way::Stream)
+        } else if self.speaks == Speaks::Http2 {
+            let wrong = std::io::Error::other("the server does not speak HTTP/2");
+            Err(UpstreamError::Tls(wrong))
+        } else {
+            self.agreed_http1.store(true, Ordering::Relaxed);
+            self.speak(dialed).await.map(Way::Link)
+        }
+    }
+
+    fn take_stream(&self) -> Option<mux::Stream> {
+        self.mux.take(|address| self.state.dialer.leads_to(address))
+    }
+
+    async fn multiplex(self: &Arc<Self>, dialed: Dialed) -> Result<mux::Stream, UpstreamError> {
+        let address = dialed.address;
+        let stream = match dialed.stream {
+            Stream::Tcp(stream) => self.open_http2(stream, address).await?,
+            Stream::Unix(stream) => self.open_http2(stream, address).await?,
+            Stream::Tls(stream) => self.open_http2(*stream, address).await?,
+        };
+        self.look_after();
+        Ok(stream)
+    }
+
+    async fn open_http2<S>(
+        &self,
+        stream: S,
+        address: Option<std::net::IpAddr>,
+    ) -> Result<mux::Stream, UpstreamError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let max_head = u32::try_from(MAX_RESPONSE_HEAD).unwrap_or(u32::MAX);
+        let (sender, connection) = mux::builder(max_head, self.settings.ping)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(UpstreamError::Broken)?;
+        Ok(self.mux.put(sender, connection, address))
+    }
+
+    /// Sends a request by HTTP/2. Where the connection had been open before and the server has
+    /// certainly done nothing with the request, it goes by a fresh one.
+    pub(super) async fn send_by_stream(
+        self: &Arc<Self>,
+        request: Request<RequestBody>,
+        mut stream: mux::Stream,
+        slot: OwnedSemaphorePermit,
+        mut now: Instant,
+    ) -> Result<(Response<Incoming>, Lease), Failed> {
+        let progress = request.body().progress();
+        let progress = progress.as_deref();
+        // As it came, for another server, which may want it by HTTP/1.1.
+        let (head, mut body) = request.into_parts();
+        let scheme = match self.state.server.scheme {
+            Scheme::Https => UriScheme::HTTPS,
+            Scheme::Http | Scheme::H2c => UriScheme::HTTP,
+        };
+        loop {
+            let mut rewritten = head.clone();
+            http2::rewrite(&mut rewritten, scheme.clone(), &self.authority);
+            let request = Request::from_parts(rewritten, body);
+            let answered = self.in_time(stream.send(request), progress, now).await?;
+            let mut failure = match answered {
+                Ok(response) => {
+                    let carrier = Carrier::Stream(stream);
+                    return Ok((response, Lease::new(self, carrier, slot)));
+                }
+                Err(failure) => failure,
+            };
+            let returned = failure.take_message().map(Request::into_body);
+            let error = failure.into_error();
+            // What was not given back is gone, unless there was nothing.
+            let empty =
+                || (progress.is_none() && http2::is_unprocessed(&error)).then(RequestBody::empty);
+            let Some(unsent) = returned.or_else(empty) else {
+                return Err(UpstreamError::of(error, progress).into());
+            };
+            stream.retire(&self.mux);
+            if !stream.reused {
+                let error = UpstreamError::of(error, progress);
+                return Err(Failed::unsent(error, Request::from_parts(head, unsent)));
+            }
+            body = unsent;
+            now = Instant::now();
+            stream = match self.way().await {
+                Ok(Way::Stream(stream)) => stream,
+                Ok(Way::Link(_)) => {
+                    let error = UpstreamError::of(error, progress);
+                    return Err(Failed::unsent(error, Request::from_parts(head, body)));
+                }
+                Err(error) => return Err(Failed::unsent(error, Request::from_parts(head, body))),
+            };
+        }
+    }
+}
