@@ -61,6 +61,8 @@ mod store_failures;
 #[cfg(test)]
 mod trust;
 #[cfg(test)]
+mod upstream_grpc;
+#[cfg(test)]
 mod upstream_health;
 #[cfg(test)]
 mod upstream_http2;
