@@ -76,7 +76,7 @@ impl ProxyError {
                 (status, phrase, Close, Info)
             }
             Self::Upstream(error) => match error {
-                UpstreamError::Connect(_) | UpstreamError::Tls(_) => {
+                UpstreamError::Connect(_) | UpstreamError::Tls(_) | UpstreamError::NoWebSocket => {
                     (502, "The application can't be reached.", Keep, Error)
                 }
                 UpstreamError::ConnectTimeout => {
@@ -126,6 +126,7 @@ impl ProxyError {
                 UpstreamError::Connect(_) => "upstream_unreachable",
                 UpstreamError::ConnectTimeout => "upstream_connect_timeout",
                 UpstreamError::Tls(_) => "upstream_tls",
+                UpstreamError::NoWebSocket => "upstream_no_websocket",
                 UpstreamError::Busy => "upstream_busy",
                 UpstreamError::Unavailable => "upstream_unavailable",
                 UpstreamError::ResponseTimeout => "upstream_timeout",

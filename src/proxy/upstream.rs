@@ -46,6 +46,10 @@ pub enum UpstreamError {
     /// The server can't be trusted, or does not trust us; the request was not sent.
     #[error("no TLS with the upstream")]
     Tls(#[source] io::Error),
+    /// A WebSocket was asked for, and the server speaks HTTP/2 only and takes none by that (RFC
+    /// 8441); the request was not sent.
+    #[error("the upstream takes no WebSockets by HTTP/2")]
+    NoWebSocket,
     /// As many exchanges as allowed were running all the time; the request was not sent.
     #[error("all connections to the upstream are in use")]
     Busy,
@@ -86,7 +90,11 @@ impl UpstreamError {
             | Self::Tls(_)
             | Self::ResponseTimeout
             | Self::Broken(_) => true,
-            Self::Busy | Self::Unavailable | Self::RequestStalled | Self::RequestBroken(_) => false,
+            Self::Busy
+            | Self::NoWebSocket
+            | Self::Unavailable
+            | Self::RequestStalled
+            | Self::RequestBroken(_) => false,
         }
     }
 }

@@ -32,6 +32,8 @@ pub(crate) enum Answer {
     Last(Response<()>, &'static str),
     /// Ends the stream.
     Reset(Reason),
+    /// 200, and whatever comes goes back.
+    Echo,
 }
 
 /// 200 with this body.
@@ -52,6 +54,7 @@ struct Shared {
     got: Mutex<Vec<Got>>,
     connections: AtomicUsize,
     max_streams: u32,
+    websockets: bool,
 }
 
 impl Http2Server {
@@ -65,6 +68,19 @@ impl Http2Server {
         max_streams: u32,
         script: impl Fn(&Got) -> Answer + Send + Sync + 'static,
     ) -> Self {
+        Self::run(max_streams, false, script)
+    }
+
+    /// A server that takes websockets (RFC 8441). The body of a request for one is not waited for.
+    pub(crate) fn with_websockets(script: impl Fn(&Got) -> Answer + Send + Sync + 'static) -> Self {
+        Self::run(100, true, script)
+    }
+
+    fn run(
+        max_streams: u32,
+        websockets: bool,
+        script: impl Fn(&Got) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
@@ -72,6 +88,7 @@ impl Http2Server {
             got: Mutex::default(),
             connections: AtomicUsize::new(0),
             max_streams,
+            websockets,
         });
         let (stop, stopped) = oneshot::channel();
         let serving = Arc::clone(&shared);
@@ -135,6 +152,9 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 async fn serve(stream: tokio::net::TcpStream, shared: Arc<Shared>) {
     let mut builder = Builder::new();
     builder.max_concurrent_streams(shared.max_streams);
+    if shared.websockets {
+        builder.enable_connect_protocol();
+    }
     let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else {
         return;
     };
@@ -163,7 +183,8 @@ async fn answer(
 ) {
     let (head, mut incoming) = request.into_parts();
     let mut body = Vec::new();
-    while let Some(Ok(data)) = incoming.data().await {
+    let is_whole = head.method != http::Method::CONNECT;
+    while is_whole && let Some(Ok(data)) = incoming.data().await {
         incoming
             .flow_control()
             .release_capacity(data.len())
@@ -173,7 +194,11 @@ async fn answer(
     let got = Got {
         head: Request::from_parts(head, ()),
         body,
-        trailers: incoming.trailers().await.unwrap_or_default(),
+        trailers: if is_whole {
+            incoming.trailers().await.unwrap_or_default()
+        } else {
+            None
+        },
     };
     shared.got.lock().unwrap().push(got.clone());
     let scripted = Arc::clone(shared);
@@ -182,6 +207,7 @@ async fn answer(
         Answer::Whole(head, body, trailers) => (head, body, trailers, false),
         Answer::Last(head, body) => (head, body, HeaderMap::new(), true),
         Answer::Reset(reason) => return respond.send_reset(reason),
+        Answer::Echo => return echo(respond, incoming).await,
     };
     // An error is a client that went away.
     let Ok(mut stream) = respond.send_response(head, false) else {
@@ -196,4 +222,17 @@ async fn answer(
     if is_last {
         enough.notify_one();
     }
+}
+
+async fn echo(mut respond: SendResponse<Bytes>, mut incoming: RecvStream) {
+    let mut stream = respond.send_response(Response::new(()), false).unwrap();
+    while let Some(Ok(data)) = incoming.data().await {
+        incoming
+            .flow_control()
+            .release_capacity(data.len())
+            .unwrap();
+        stream.send_data(data, false).unwrap();
+    }
+    // The other side may be gone altogether.
+    let _gone = stream.send_data(Bytes::new(), true);
 }

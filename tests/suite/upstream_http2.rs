@@ -7,7 +7,7 @@ use h2::Reason;
 use http::{HeaderMap, Response};
 
 use crate::balance::named;
-use crate::harness::{Address, Browser, Builder, Gate, Pycket, raw};
+use crate::harness::{Address, Browser, Builder, Gate, Pycket, Wire, raw};
 use crate::http2_server::{Answer, Http2Server, ok};
 
 /// A proxy with one worker before servers that speak HTTP/2 in cleartext.
@@ -229,4 +229,58 @@ fn a_server_that_speaks_only_http1_is_no_http2_server() {
     let app = named("a");
     let pycket = before(&[app.address()], "").start();
     assert_eq!(Browser::at(&pycket).get("/").status, 502);
+}
+
+const WEBSOCKET: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+#[test]
+fn a_websocket_goes_by_http2() {
+    let app = Http2Server::with_websockets(|got| match got.head.method().as_str() {
+        "CONNECT" => Answer::Echo,
+        _ => ok("page"),
+    });
+    let pycket = before(&[app.address()], "").start();
+    assert_eq!(Browser::at(&pycket).get("/").text(), "page");
+    let mut wire = Wire::connect(&pycket);
+    wire.send(WEBSOCKET);
+    let head = wire.read_head();
+    assert_eq!(head.status(), 101);
+    // RFC 6455 section 1.3.
+    let accept = head.fields.one("Sec-WebSocket-Accept");
+    assert_eq!(accept, Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+    for text in ["ping\n", "pong\n"] {
+        wire.send(text);
+        assert_eq!(wire.read_until("\n"), text);
+    }
+    wire.finish();
+    assert_eq!(wire.read_to_close(), b"");
+    let asked = app.got().remove(1).head;
+    assert_eq!(asked.uri(), "http://a/ws");
+    let protocol = asked.extensions().get::<h2::ext::Protocol>();
+    assert_eq!(protocol.unwrap().as_str(), "websocket");
+    assert_eq!(asked.headers()["sec-websocket-version"], "13");
+    assert!(!asked.headers().contains_key("sec-websocket-key"));
+}
+
+#[test]
+fn a_websocket_can_be_refused() {
+    let app = Http2Server::with_websockets(|_| {
+        let head = Response::builder().status(403).body(()).unwrap();
+        Answer::Whole(head, "no", HeaderMap::new())
+    });
+    let pycket = before(&[app.address()], "").start();
+    let answer = raw(&pycket, WEBSOCKET);
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+}
+
+#[test]
+fn a_server_that_takes_no_websockets_by_http2_is_not_asked_for_one() {
+    let app = Http2Server::start(|_| ok("page"));
+    let pycket = before(&[app.address()], "").start();
+    let answer = raw(&pycket, WEBSOCKET);
+    assert!(answer.starts_with(b"HTTP/1.1 502 "));
+    pycket.says("the upstream takes no WebSockets by HTTP/2");
+    assert!(app.got().is_empty());
 }

@@ -2,9 +2,15 @@
 
 use std::error::Error as _;
 
-use http::header::{CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{
+    CONNECTION, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, TRANSFER_ENCODING, UPGRADE,
+};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Uri, Version, request};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version, request};
+use hyper::ext::Protocol;
+use sha1::{Digest, Sha1};
 
 /// Rewrites a head in origin-form, as it would go by HTTP/1.1: what belongs to the connection goes
 /// (section 8.2.2; `TE: trailers` stays), and `Host` becomes `:authority` (section 8.3.1). Where it
@@ -24,6 +30,35 @@ pub(super) fn rewrite(head: &mut request::Parts, scheme: Scheme, own: &HeaderVal
     // All three parts are there, so that it is a URI.
     head.uri = Uri::from_parts(parts).unwrap_or_default();
     head.version = Version::HTTP_2;
+}
+
+/// What a WebSocket's opening key is joined with for the answer (RFC 6455 section 1.3).
+const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// Makes of a rewritten request for a WebSocket one that asks for it by HTTP/2 (RFC 8441 section 5).
+pub(super) fn ask_for_websocket(head: &mut request::Parts) {
+    head.method = Method::CONNECT;
+    head.extensions.insert(Protocol::from_static("websocket"));
+    head.headers.remove(SEC_WEBSOCKET_KEY);
+}
+
+/// Makes of the response that opens a WebSocket by HTTP/2 what it would have been by HTTP/1.1, to a
+/// request with this head.
+pub(super) fn grant_websocket<B>(response: &mut Response<B>, asked: &request::Parts) {
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    if let Some(key) = asked.headers.get(SEC_WEBSOCKET_KEY) {
+        let digest = Sha1::new()
+            .chain_update(key.as_bytes())
+            .chain_update(WEBSOCKET_GUID)
+            .finalize();
+        // The letters of base64 are a header value.
+        if let Ok(accept) = HeaderValue::try_from(STANDARD.encode(digest)) {
+            headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+        }
+    }
 }
 
 fn authority(headers: &HeaderMap, own: &HeaderValue) -> Option<Authority> {
@@ -76,6 +111,31 @@ mod tests {
         assert_eq!(head.uri, "https://shop.example.com:8443/a?b");
         let names: Vec<_> = head.headers.keys().map(http::HeaderName::as_str).collect();
         assert_eq!(names, ["te", "cookie"]);
+    }
+
+    #[test]
+    fn a_websocket_is_asked_for_and_granted_as_each_version_wants_it() {
+        // The key and its answer are those of RFC 6455 section 1.3.
+        let request = Request::builder()
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .header("sec-websocket-version", "13");
+        let (asked, ()) = request.body(()).unwrap().into_parts();
+        let mut head = asked.clone();
+        rewrite(
+            &mut head,
+            Scheme::HTTP,
+            &HeaderValue::from_static("own:9000"),
+        );
+        ask_for_websocket(&mut head);
+        assert_eq!(head.method, Method::CONNECT);
+        let names: Vec<_> = head.headers.keys().map(http::HeaderName::as_str).collect();
+        assert_eq!(names, ["sec-websocket-version"]);
+
+        let mut response = Response::new(());
+        grant_websocket(&mut response, &asked);
+        assert_eq!(response.status(), 101);
+        let accept = &response.headers()["sec-websocket-accept"];
+        assert_eq!(accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use crate::proxy::body::RequestBody;
@@ -32,6 +32,29 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * 100;
 const SEND_BUFFER: usize = 128 * 1024;
 /// How long the answer to a ping may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a server may take to say that it takes websockets.
+const SETTINGS_TIMEOUT: Duration = Duration::from_secs(1);
+/// hyper tells nobody when that comes, so it is looked for so often.
+const SETTINGS_PAUSE: Duration = Duration::from_millis(2);
+
+/// Waits until the server has said that it takes websockets (RFC 8441 section 3); `false` when it
+/// does not say so in time.
+pub(super) async fn takes_websockets<S>(
+    connection: &Connection<TokioIo<S>, RequestBody, TokioExecutor>,
+) -> bool
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let deadline = Instant::now() + SETTINGS_TIMEOUT;
+    while !connection.is_extended_connect_protocol_enabled() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        sleep(SETTINGS_PAUSE).await;
+    }
+    true
+}
 
 /// How connections are opened.
 pub(super) fn builder(max_head: u32, ping: Duration) -> Builder<TokioExecutor> {

@@ -43,6 +43,10 @@ use multiplex::Way;
 /// to fit; hyper's own limit would be 400 kB.
 const MAX_RESPONSE_HEAD: usize = 128 * 1024;
 
+/// How long an unused HTTP/2 connection is kept at least: its end is announced, so that no request
+/// meets a connection that is just being closed.
+const IDLE_HTTP2: Duration = Duration::from_mins(1);
+
 /// How often idle connections are looked at, so that those which the upstream closed don't keep
 /// their sockets.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -193,7 +197,12 @@ impl Pool {
         let slot = self.slot().await?;
         let mut fresh = None;
         if self.may_multiplex(&request) {
-            match Box::pin(self.way()).await {
+            let way = if request.headers().contains_key(UPGRADE) {
+                Box::pin(self.websocket_way()).await
+            } else {
+                Box::pin(self.way()).await
+            };
+            match way {
                 Ok(Way::Stream(stream)) => {
                     return Box::pin(self.send_by_stream(request, stream, slot, now)).await;
                 }
@@ -307,7 +316,8 @@ impl Pool {
                     && pool.state.dialer.leads_to(link.address())
                     && link.is_open()
             });
-            let multiplexes = pool.mux.sweep(pool.settings.idle_timeout, now);
+            let idle_http2 = pool.settings.idle_timeout.max(IDLE_HTTP2);
+            let multiplexes = pool.mux.sweep(idle_http2, now);
             if idle.is_empty() && !multiplexes {
                 // By the next time it may have learnt HTTP/2.
                 pool.agreed_http1.store(false, Ordering::Relaxed);

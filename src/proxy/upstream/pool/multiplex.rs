@@ -1,10 +1,12 @@
 //! Requests by HTTP/2.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use http::header::UPGRADE;
 use http::uri::Scheme as UriScheme;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -46,7 +48,7 @@ impl Pool {
         }
         let dialed = self.state.dialer.dial(limit, false).await?;
         if dialed.http2 {
-            self.multiplex(dialed).await.map(Way::Stream)
+            self.multiplex(dialed, false).await.map(Way::Stream)
         } else if self.speaks == Speaks::Http2 {
             let wrong = std::io::Error::other("the server does not speak HTTP/2");
             Err(UpstreamError::Tls(wrong))
@@ -56,16 +58,33 @@ impl Pool {
         }
     }
 
+    /// A connection for a WebSocket alone: what is in it can be anything and for ever, so that it
+    /// would be in the way of others.
+    pub(super) async fn websocket_way(self: &Arc<Self>) -> Result<Way, UpstreamError> {
+        let limit = self.settings.connect_timeout;
+        let dialed = self.state.dialer.dial(limit, false).await?;
+        if !dialed.http2 {
+            return self.speak(dialed).await.map(Way::Link);
+        }
+        let stream = self.multiplex(dialed, true).await?;
+        stream.retire(&self.mux);
+        Ok(Way::Stream(stream))
+    }
+
     fn take_stream(&self) -> Option<mux::Stream> {
         self.mux.take(|address| self.state.dialer.leads_to(address))
     }
 
-    async fn multiplex(self: &Arc<Self>, dialed: Dialed) -> Result<mux::Stream, UpstreamError> {
+    async fn multiplex(
+        self: &Arc<Self>,
+        dialed: Dialed,
+        for_websocket: bool,
+    ) -> Result<mux::Stream, UpstreamError> {
         let address = dialed.address;
         let stream = match dialed.stream {
-            Stream::Tcp(stream) => self.open_http2(stream, address).await?,
-            Stream::Unix(stream) => self.open_http2(stream, address).await?,
-            Stream::Tls(stream) => self.open_http2(*stream, address).await?,
+            Stream::Tcp(stream) => self.open_http2(stream, address, for_websocket).await?,
+            Stream::Unix(stream) => self.open_http2(stream, address, for_websocket).await?,
+            Stream::Tls(stream) => self.open_http2(*stream, address, for_websocket).await?,
         };
         self.look_after();
         Ok(stream)
@@ -74,7 +93,8 @@ impl Pool {
     async fn open_http2<S>(
         &self,
         stream: S,
-        address: Option<std::net::IpAddr>,
+        address: Option<IpAddr>,
+        for_websocket: bool,
     ) -> Result<mux::Stream, UpstreamError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -84,6 +104,9 @@ impl Pool {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(UpstreamError::Broken)?;
+        if for_websocket && !mux::takes_websockets(&connection).await {
+            return Err(UpstreamError::NoWebSocket);
+        }
         Ok(self.mux.put(sender, connection, address))
     }
 
@@ -104,13 +127,20 @@ impl Pool {
             Scheme::Https => UriScheme::HTTPS,
             Scheme::Http | Scheme::H2c => UriScheme::HTTP,
         };
+        let websocket = head.headers.contains_key(UPGRADE);
         loop {
             let mut rewritten = head.clone();
             http2::rewrite(&mut rewritten, scheme.clone(), &self.authority);
+            if websocket {
+                http2::ask_for_websocket(&mut rewritten);
+            }
             let request = Request::from_parts(rewritten, body);
             let answered = self.in_time(stream.send(request), progress, now).await?;
             let mut failure = match answered {
-                Ok(response) => {
+                Ok(mut response) => {
+                    if websocket && response.status() == StatusCode::OK {
+                        http2::grant_websocket(&mut response, &head);
+                    }
                     let carrier = Carrier::Stream(stream);
                     return Ok((response, Lease::new(self, carrier, slot)));
                 }
