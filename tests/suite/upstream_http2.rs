@@ -157,6 +157,21 @@ fn where_a_connection_takes_few_requests_others_are_opened() {
 }
 
 #[test]
+fn a_burst_is_not_refused_for_what_the_server_has_not_said_yet() {
+    let app = Http2Server::with_streams(2, |_| ok(""));
+    let pycket = before(&[app.address()], "").start();
+    let asking: Vec<_> = (0..20)
+        .map(|_| {
+            let mut browser = Browser::at(&pycket);
+            thread::spawn(move || browser.get("/").status)
+        })
+        .collect();
+    for asking in asking {
+        assert_eq!(asking.join().unwrap(), 200);
+    }
+}
+
+#[test]
 fn when_the_server_ends_a_connection_requests_go_by_another() {
     let app = Http2Server::start(|_| Answer::Last(Response::new(()), "bye"));
     let pycket = before(&[app.address()], "").start();

@@ -140,7 +140,8 @@ impl Dialer {
         port: u16,
         deadline: Instant,
     ) -> Result<(TcpStream, IpAddr), UpstreamError> {
-        let addresses = in_time(deadline, name.addresses()).await?;
+        let found = in_time(deadline, name.addresses()).await;
+        let addresses = found.inspect_err(|_| name.doubt())?;
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut failure = UpstreamError::ConnectTimeout;
         for tried in 0..addresses.len() {

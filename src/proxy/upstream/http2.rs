@@ -63,22 +63,38 @@ pub(super) fn grant_websocket<B>(response: &mut Response<B>, asked: &request::Pa
 
 fn authority(headers: &HeaderMap, own: &HeaderValue) -> Option<Authority> {
     let host = headers.get(HOST).unwrap_or(own);
-    let parse = |value: &HeaderValue| Authority::try_from(value.as_bytes()).ok();
+    // An empty port is none (RFC 3986 section 3.2.3), and no URI of ours can have one.
+    let parse = |value: &HeaderValue| {
+        let text = value.as_bytes();
+        Authority::try_from(text.strip_suffix(b":").unwrap_or(text)).ok()
+    };
     parse(host).or_else(|| parse(own))
 }
 
-/// Whether the server has said that it did nothing with the request: it refused the stream, or ended
-/// the connection with an earlier one (RFC 9113 section 8.7).
-pub(super) fn is_unprocessed(error: &hyper::Error) -> bool {
+/// How a server says that it did nothing with a request (RFC 9113 section 8.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unprocessed {
+    /// It refused this one: it has enough to do.
+    Refused,
+    /// It has ended the connection with an earlier one.
+    Ended,
+}
+
+/// Whether the server has said that it did nothing with the request.
+pub(super) fn unprocessed(error: &hyper::Error) -> Option<Unprocessed> {
     let mut cause = error.source();
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<h2::Error>() {
-            let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
-            return error.is_remote() && (error.is_go_away() || refused);
+            return match error.reason() {
+                _ if !error.is_remote() => None,
+                _ if error.is_go_away() => Some(Unprocessed::Ended),
+                Some(h2::Reason::REFUSED_STREAM) => Some(Unprocessed::Refused),
+                Some(_) | None => None,
+            };
         }
         cause = error.source();
     }
-    false
+    None
 }
 
 #[cfg(test)]
@@ -141,6 +157,10 @@ mod tests {
     #[test]
     fn the_servers_own_name_stands_in() {
         assert_eq!(rewritten(Request::builder()).uri, "https://own:9000/");
+        let odd = Request::builder().header("host", "not a host");
+        assert_eq!(rewritten(odd).uri, "https://own:9000/");
+        let empty_port = Request::builder().header("host", "a:");
+        assert_eq!(rewritten(empty_port).uri, "https://a/");
     }
 
     #[test]

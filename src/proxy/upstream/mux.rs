@@ -23,6 +23,9 @@ use crate::proxy::body::RequestBody;
 /// Requests at a time by one connection; the server may allow fewer (RFC 9113 section 5.1.2 advises
 /// no less than 100).
 const MAX_STREAMS: usize = 100;
+/// As many are sent before the server has said how many it allows: it could refuse the others. (That
+/// a server allows one only can't be told from that; the others then wait for each other.)
+const BEFORE_SETTINGS: usize = 1;
 /// Bytes that the server may send ahead of what the client takes, for each response ...
 const STREAM_WINDOW: u32 = 128 * 1024;
 /// ... and for all of a connection: as many as all its responses together, so that slow clients
@@ -61,6 +64,7 @@ pub(super) fn builder(max_head: u32, ping: Duration) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
+        .initial_max_send_streams(BEFORE_SETTINGS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
@@ -163,8 +167,11 @@ async fn drive<S>(
     let ended = std::future::poll_fn(|cx| {
         let polled = connection.as_mut().poll(cx);
         if let Some(channel) = channel.upgrade() {
-            let allowed = connection.current_max_send_streams();
-            let allowed = allowed.clamp(1, MAX_STREAMS);
+            let allowed = match connection.current_max_send_streams() {
+                // What is too much waits in the connection; another one would have to wait, too.
+                BEFORE_SETTINGS => MAX_STREAMS,
+                allowed => allowed.clamp(1, MAX_STREAMS),
+            };
             channel.allowed.store(allowed, Ordering::Relaxed);
         }
         polled

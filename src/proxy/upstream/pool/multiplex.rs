@@ -17,6 +17,7 @@ use super::{Carrier, Failed, Lease, MAX_RESPONSE_HEAD, Pool, Speaks};
 use crate::config::Scheme;
 use crate::proxy::body::RequestBody;
 use crate::proxy::upstream::dial::{Dialed, Stream};
+use crate::proxy::upstream::http2::Unprocessed;
 use crate::proxy::upstream::link::Link;
 use crate::proxy::upstream::{UpstreamError, http2, mux};
 
@@ -148,23 +149,31 @@ impl Pool {
             };
             let returned = failure.take_message().map(Request::into_body);
             let error = failure.into_error();
+            let said = http2::unprocessed(&error);
             // What was not given back is gone, unless there was nothing.
-            let empty =
-                || (progress.is_none() && http2::is_unprocessed(&error)).then(RequestBody::empty);
-            let Some(unsent) = returned.or_else(empty) else {
-                return Err(UpstreamError::of(error, progress).into());
+            let empty = || {
+                let is_safe = progress.is_none() && said.is_some();
+                is_safe.then(RequestBody::empty)
             };
-            stream.retire(&self.mux);
-            if !stream.reused {
-                let error = UpstreamError::of(error, progress);
+            let unsent = returned.or_else(empty);
+            let error = UpstreamError::of(error, progress);
+            let Some(unsent) = unsent else {
+                return Err(error.into());
+            };
+            let is_refused = said == Some(Unprocessed::Refused);
+            if !is_refused {
+                stream.retire(&self.mux);
+            }
+            // One that has enough to do is not asked again at once.
+            if is_refused || !stream.reused {
                 return Err(Failed::unsent(error, Request::from_parts(head, unsent)));
             }
             body = unsent;
             now = Instant::now();
             stream = match self.way().await {
                 Ok(Way::Stream(stream)) => stream,
+                // It has unlearnt HTTP/2 meanwhile.
                 Ok(Way::Link(_)) => {
-                    let error = UpstreamError::of(error, progress);
                     return Err(Failed::unsent(error, Request::from_parts(head, body)));
                 }
                 Err(error) => return Err(Failed::unsent(error, Request::from_parts(head, body))),
