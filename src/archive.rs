@@ -127,6 +127,14 @@ impl Archive {
         Ok(Self { layout, fallback })
     }
 
+    /// Whether sessions can be changed: with the Python library's format the settings may say no.
+    pub fn is_writable(&self) -> bool {
+        match &self.layout {
+            Layout::Native(_) => true,
+            Layout::Pycket(pycket) => pycket.is_writable(),
+        }
+    }
+
     /// Loads what is kept under `id`, in one round trip; where it is looked for in the old place,
     /// in another one. Records of more than `max_bytes` are errors. `now` stands in for the times
     /// that a format does not keep.
@@ -297,6 +305,37 @@ impl Archive {
             }
             _ => Ok(Replaced::Stale),
         }
+    }
+
+    /// Keeps `session` instead of what an earlier try of [`create`](Self::create) has kept under the
+    /// same id, with the same meaning of `from`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::replace`].
+    pub async fn create_again(
+        &self,
+        id: &SessionId,
+        earlier: &Kept,
+        session: &Session,
+        from: Option<&Kept>,
+        ttl: Duration,
+    ) -> Result<Replaced, StoreError> {
+        if let Some((fallback, earlier)) = self.still_old(earlier) {
+            let from = from.and_then(|from| self.still_old(from));
+            let from = from.as_ref().map(|(_, from)| from);
+            let again = Box::pin(fallback.create_again(id, &earlier, session, from, ttl));
+            return again.await;
+        }
+        if let Layout::Pycket(pycket) = &self.layout
+            && let State::Pycket(state) = &earlier.state
+            && let Some(from) = from
+            && let State::Pycket(records) = &from.state
+        {
+            let from = (&from.session, records.as_ref());
+            return pycket.create_again(id, state, session, from, ttl).await;
+        }
+        self.replace(id, earlier, session, ttl).await
     }
 
     /// Whether exactly this is kept: tells whether a write happened whose answer was lost.

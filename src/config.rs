@@ -41,6 +41,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::Method;
 use ipnet::IpNet;
 
 use crate::contract::{ContractPolicy, Names};
@@ -244,17 +245,37 @@ impl std::fmt::Debug for Secret {
 /// What holds for the exchanges that a host and a path choose.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// What the access log calls it: `host` and `path` as configured, `/` for the last one.
+    /// What the access log calls it: methods, host and path as configured, `/` for the last one.
     pub name: String,
-    /// The host this route is for, in lower case and without port; `None` is every host.
-    pub host: Option<String>,
-    /// The path prefix this route is for. It matches whole segments: `/a` matches `/a` and
-    /// `/a/b`, not `/ab`; `/a/` matches what begins with `/a/`.
-    pub path: String,
+    /// Which requests it is for.
+    pub rule: RouteMatch,
     /// Where its requests go.
     pub upstream: Upstream,
     /// The session's policy; `None` where the route has no sessions.
     pub session: Option<RoutePolicy>,
+}
+
+/// Which requests a route is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteMatch {
+    /// Requests to these hosts ...
+    pub host: Hosts,
+    /// ... whose path begins with this one. It matches whole segments: `/a` matches `/a` and
+    /// `/a/b`, not `/ab`; `/a/` matches what begins with `/a/` ...
+    pub path: String,
+    /// ... with these methods; all of them when it is empty.
+    pub methods: Vec<Method>,
+}
+
+/// The hosts that a route is for: names in lower case, without port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hosts {
+    /// This one.
+    One(String),
+    /// All below this domain, which is not one of them.
+    Below(String),
+    /// All.
+    Every,
 }
 
 /// The policy of sessions on one route.

@@ -14,6 +14,7 @@ pub mod body;
 pub mod forward;
 pub mod handler;
 pub mod rescue;
+pub mod route;
 pub mod sessions;
 pub mod tasks;
 pub mod tunnel;

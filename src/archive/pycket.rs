@@ -18,7 +18,9 @@ use crate::clock::Timestamp;
 use crate::config::{NotificationPlace, PycketFormat, Storage};
 use crate::format::FormatError;
 use crate::format::pickle::Protocol;
-use crate::format::pycket::{Notes, Place, PycketError, Records, Rules, annotate, notes_key};
+use crate::format::pycket::{
+    Change, Notes, Place, PycketError, Records, Rules, annotate, notes_key,
+};
 use crate::session::{Session, SessionId};
 use crate::store::{self, Key, MemoryStore, Record, Store, StoreError, Version};
 
@@ -156,16 +158,48 @@ impl Pycket {
         ttl: Duration,
     ) -> Result<Replaced, StoreError> {
         self.check_writable()?;
-        let key = key(id);
         let change = state
             .records
             .change(
                 &self.rules,
                 (before, session),
-                &notes_key(key.as_bytes()),
+                &notes_key(key(id).as_bytes()),
                 state.notes.is_some(),
             )
             .map_err(unwritable)?;
+        self.write_change(id, state, session, change, ttl).await
+    }
+
+    pub(super) async fn create_again(
+        &self,
+        id: &SessionId,
+        state: &State,
+        session: &Session,
+        (before, from): (&Session, &State),
+        ttl: Duration,
+    ) -> Result<Replaced, StoreError> {
+        self.check_writable()?;
+        let whole = from
+            .records
+            .whole(
+                &self.rules,
+                (before, session),
+                &notes_key(key(id).as_bytes()),
+            )
+            .map_err(unwritable)?;
+        self.write_change(id, state, session, whole, ttl).await
+    }
+
+    /// Writes what changes, over the versions of what was read.
+    async fn write_change(
+        &self,
+        id: &SessionId,
+        state: &State,
+        session: &Session,
+        change: Change,
+        ttl: Duration,
+    ) -> Result<Replaced, StoreError> {
+        let key = key(id);
         let mut now = state.clone();
         let follows = change.values.is_some() || change.notifications.is_some();
         if let Some(blob) = change.values {
@@ -269,11 +303,15 @@ impl Pycket {
         Ok(other.load(&key(id)).await?.is_some())
     }
 
+    pub(super) fn is_writable(&self) -> bool {
+        self.writable
+    }
+
     fn check_writable(&self) -> Result<(), StoreError> {
         if self.writable {
             Ok(())
         } else {
-            Err(StoreError::Refused(
+            Err(StoreError::Unfit(
                 "sessions can't be changed: storage.writable = false".into(),
             ))
         }
@@ -321,8 +359,14 @@ fn corrupt(error: PycketError) -> StoreError {
     StoreError::Corrupt(Box::new(error))
 }
 
+/// Why a change is refused: most often because of what the application asks for.
 fn unwritable(error: PycketError) -> StoreError {
-    StoreError::Refused(Box::new(error))
+    match error {
+        PycketError::Damaged(_) | PycketError::Notes(_) => corrupt(error),
+        PycketError::Pickle { .. }
+        | PycketError::ValueAsNotification { .. }
+        | PycketError::UndeclaredNotification { .. } => StoreError::Unfit(Box::new(error)),
+    }
 }
 
 fn kept(session: Session, state: State) -> Kept {

@@ -167,7 +167,7 @@ fn read(mut root: Section<'_, '_>, processors: NonZeroUsize) -> Option<Config> {
     let dns_servers = upstreams::dns_servers(&mut root);
     let engine = storage::engine(&mut root);
     let workers = server::workers(&mut root, processors);
-    let storage = storage::read(root.section("storage"), engine);
+    let storage = storage::read(root.section("storage"), engine, workers);
     let is_pycket = matches!(storage.format, Format::Pycket(_));
     let cookie = cookies::read(root.section("cookies"), is_pycket);
     let mut policy = policy::defaults();
@@ -222,8 +222,15 @@ fn check(reader: &mut Reader<'_>, config: &Config) {
     else {
         return;
     };
-    if let Format::Pycket(_) = config.storage.format {
+    if let Format::Pycket(format) = &config.storage.format {
         check_pycket(reader);
+        if config.storage.fallback.is_some() && !format.writable {
+            let wrong = Wrong::new(
+                "no session can move here from [storage.fallback] then",
+                "remove one of the two",
+            );
+            reader.problem_between(&["storage.writable"], wrong);
+        }
     } else {
         check_max_lifetime(reader, config, policy);
     }

@@ -1,6 +1,7 @@
 //! The keys of `[storage]` with `engine = "redis"`.
 
 use std::net::Ipv6Addr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
@@ -17,7 +18,12 @@ const DEFAULT_PORT: u16 = 6379;
 
 /// Reads the keys of `[storage]` that only Redis has. With `format = "pycket"`, the database of
 /// sessions is known already, and other keys can't say it.
-pub(super) fn read(section: &mut Section<'_, '_>, sessions: Option<u8>) -> Redis {
+pub(super) fn read(
+    section: &mut Section<'_, '_>,
+    sessions: Option<u8>,
+    workers: NonZeroUsize,
+) -> Redis {
+    bound_connections(section, workers);
     let mut url = section.read("url", redis_url).unwrap_or_default();
     if let Some(address) = address(section) {
         url.address = address;
@@ -61,6 +67,20 @@ pub(super) fn read(section: &mut Section<'_, '_>, sessions: Option<u8>) -> Redis
 }
 
 /// The address by the keys that redis-py has for it; `None` without them.
+/// Reads `max_connections`, which with the Python library is a bound for each database. Here it is
+/// known from the start whether it holds.
+fn bound_connections(section: &mut Section<'_, '_>, workers: NonZeroUsize) {
+    let bound = section.read("max_connections", parse::integer(1, i64::MAX));
+    let needed = i64::try_from(workers.get()).unwrap_or(i64::MAX);
+    if let Some(bound) = bound.filter(|bound| *bound < needed) {
+        let wrong = Wrong::new(
+            format!("{bound} is too few: each of the {workers} workers has one connection"),
+            format!("at least {workers}, or workers = {bound}"),
+        );
+        section.problem_between(&["max_connections"], wrong);
+    }
+}
+
 fn address(section: &mut Section<'_, '_>) -> Option<RedisAddress> {
     let host = section.read("host", host);
     let port = section.read("port", parse::integer(1, u16::MAX));

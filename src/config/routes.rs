@@ -1,8 +1,8 @@
 //! `[[route]]`: which host and path get which upstream and policy.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
 
+use http::Method;
 use http::uri::Authority;
 
 use super::parse::{self, Wrong};
@@ -10,10 +10,10 @@ use super::policy::{contract_overrides, notification_overrides, session_override
 use super::section::Section;
 use super::tree::{Node, Origin};
 use super::upstreams::{self, Groups};
-use super::{Route, RoutePolicy, Upstream};
+use super::{Hosts, Route, RouteMatch, RoutePolicy, Upstream};
 
 /// What of a route has an effect without sessions.
-const WITHOUT_SESSION: [&str; 4] = ["host", "path", "upstream", "session"];
+const WITHOUT_SESSION: [&str; 5] = ["host", "path", "methods", "upstream", "session"];
 
 /// Reads all routes, most specific first; the last one matches everything. What a route does not
 /// say is as in `upstream` and `policy`.
@@ -24,15 +24,19 @@ pub(super) fn read(
     policy: &RoutePolicy,
 ) -> Vec<Route> {
     let mut routes: Vec<Route> = Vec::new();
-    let mut seen: BTreeSet<(Option<String>, String)> = BTreeSet::new();
     root.tables("route", |section, origin| {
-        routes.push(route(section, &origin, upstream, groups, policy, &mut seen));
+        let route = route(section, &origin, upstream, groups, policy, &routes);
+        routes.push(route);
     });
-    if !seen.contains(&(None, "/".to_owned())) {
+    let every = RouteMatch {
+        host: Hosts::Every,
+        path: "/".to_owned(),
+        methods: Vec::new(),
+    };
+    if routes.iter().all(|route| route.rule != every) {
         routes.push(Route {
             name: "/".to_owned(),
-            host: None,
-            path: "/".to_owned(),
+            rule: every,
             upstream: upstream.clone(),
             session: Some(policy.clone()),
         });
@@ -41,27 +45,31 @@ pub(super) fn read(
     routes
 }
 
-/// Smaller is more specific: with a host before without, the longer path before the shorter.
+/// Smaller is more specific: a host before a domain, a deeper domain before the others, and those
+/// before none; then the longer path; then methods before none.
 fn specificity(route: &Route) -> impl Ord + use<'_> {
-    (
-        route.host.is_none(),
-        Reverse(route.path.len()),
-        &route.host,
-        &route.path,
-    )
+    let rule = &route.rule;
+    let host = match &rule.host {
+        Hosts::One(_) => (0, Reverse(0)),
+        Hosts::Below(domain) => (1, Reverse(domain.len())),
+        Hosts::Every => (2, Reverse(0)),
+    };
+    let path = (Reverse(rule.path.len()), rule.methods.is_empty());
+    (host, path, &rule.host, &rule.path)
 }
 
-/// One route.
+/// One route, after those that stand above it.
 fn route(
     mut section: Section<'_, '_>,
     origin: &Origin,
     upstream: &Upstream,
     groups: &mut Groups,
     policy: &RoutePolicy,
-    seen: &mut BTreeSet<(Option<String>, String)>,
+    above: &[Route],
 ) -> Route {
     let host = section.read("host", host);
     let path = section.read("path", path);
+    let methods = methods(&mut section);
     let own_upstream = upstreams::upstream(&mut section, groups);
     let has_session = section.read("session", parse::boolean).unwrap_or(true);
     let mut own_policy = policy.clone();
@@ -80,30 +88,113 @@ fn route(
     }
     let is_given = |name| present.iter().any(|(present, _)| *present == name);
     let is_wrong = is_given("host") && host.is_none() || is_given("path") && path.is_none();
-    let path = path.unwrap_or_else(|| "/".to_owned());
-    let is_new = seen.insert((host.clone(), path.clone()));
-    if !is_new && !is_wrong {
-        let wrong = Wrong::new("a route with this host and path stands above", "join them");
-        section.wrong("path", origin, wrong);
+    let rule = RouteMatch {
+        host: host.unwrap_or(Hosts::Every),
+        path: path.unwrap_or_else(|| "/".to_owned()),
+        methods,
+    };
+    if !is_wrong {
+        check_is_new(&mut section, origin, &rule, above);
     }
     section.finish();
     Route {
-        name: format!("{}{path}", host.as_deref().unwrap_or_default()),
-        host,
-        path,
+        name: name(&rule),
+        rule,
         upstream: own_upstream.unwrap_or_else(|| upstream.clone()),
         session: has_session.then_some(own_policy),
     }
 }
 
-fn host(node: &Node) -> Result<String, Wrong> {
+/// Two routes that are equally good for a request would leave it to chance.
+fn check_is_new(
+    section: &mut Section<'_, '_>,
+    origin: &Origin,
+    rule: &RouteMatch,
+    above: &[Route],
+) {
+    let same = above.iter().map(|route| &route.rule);
+    let mut same = same.filter(|other| other.host == rule.host && other.path == rule.path);
+    if rule.methods.is_empty() {
+        if same.any(|other| other.methods.is_empty()) {
+            let wrong = Wrong::new("a route with this host and path stands above", "join them");
+            section.wrong("path", origin, wrong);
+        }
+        return;
+    }
+    let taken = same.find_map(|other| {
+        let mut methods = rule.methods.iter();
+        methods.find(|&method| other.methods.contains(method))
+    });
+    if let Some(method) = taken {
+        let wrong = Wrong::new(
+            format!("a route with this host and path stands above, and is for {method}, too"),
+            "join them, or name other methods",
+        );
+        section.wrong("methods", origin, wrong);
+    }
+}
+
+/// What the access log calls a route.
+fn name(rule: &RouteMatch) -> String {
+    let methods: Vec<&str> = rule.methods.iter().map(Method::as_str).collect();
+    let mut name = methods.join(",");
+    if !name.is_empty() {
+        name.push(' ');
+    }
+    match &rule.host {
+        Hosts::One(host) => name.push_str(host),
+        Hosts::Below(domain) => {
+            name.push_str("*.");
+            name.push_str(domain);
+        }
+        Hosts::Every => {}
+    }
+    name + &rule.path
+}
+
+/// Reads the methods; none is all of them.
+fn methods(section: &mut Section<'_, '_>) -> Vec<Method> {
+    let Some(methods) = section.list("methods", method) else {
+        return Vec::new();
+    };
+    if methods.is_empty() {
+        let wrong = Wrong::new("no method is named", "remove it: then all are meant");
+        section.problem_between(&["methods"], wrong);
+    }
+    methods
+}
+
+/// Methods are written in capitals, and their case counts (RFC 9110 section 9.1).
+fn method(node: &Node) -> Result<Method, Wrong> {
+    let text = parse::text(node)?;
+    let method: Option<Method> = text.parse().ok();
+    match method {
+        Some(Method::CONNECT) => Err(Wrong::new("CONNECT is not offered", "\"GET\"")),
+        Some(method) if method.as_str().bytes().all(|b| !b.is_ascii_lowercase()) => Ok(method),
+        Some(method) => {
+            let capitals = method.as_str().to_ascii_uppercase();
+            Err(Wrong::new(
+                "the case of a method counts, and they are written in capitals",
+                format!("\"{capitals}\""),
+            ))
+        }
+        None => Err(Wrong::new("not a method", "\"GET\"")),
+    }
+}
+
+fn host(node: &Node) -> Result<Hosts, Wrong> {
     let text = parse::text(node)?.to_lowercase();
-    let right = "a host without port, like \"shop.example.com\"";
+    let right = "a host without port, like \"shop.example.com\", or \"*.example.com\"";
+    let (text, hosts): (&str, fn(String) -> Hosts) = match text.strip_prefix("*.") {
+        Some(domain) => (domain, Hosts::Below),
+        None => (&text, Hosts::One),
+    };
     if text.contains('*') {
-        return Err(Wrong::new("wildcards are not in this version", right));
+        let wrong = "a `*` stands only at the beginning, for all names below a domain";
+        return Err(Wrong::new(wrong, right));
     }
     match text.parse::<Authority>() {
-        Ok(authority) if authority.host() == text => Ok(text),
+        Ok(authority) if authority.host() == text => Ok(hosts(text.to_owned())),
         Ok(authority) if !text.contains('@') => Err(Wrong::new(
             "a route's host has no port",
             format!("\"{}\"", authority.host()),

@@ -1,5 +1,6 @@
 //! `engine` and `[storage]`.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::format::{self, FormatName};
@@ -29,7 +30,7 @@ const SCOPES: [(&str, &[EngineName]); 15] = [
     ("database", &[RedisServer]),
     ("tls_ca_file", &[RedisServer]),
     ("servers", &[Memcached]),
-    ("max_connections", &[Memcached]),
+    ("max_connections", &[RedisServer, Memcached]),
     ("max_memory", &[Memory]),
     ("timeout", &[RedisServer, Memcached]),
     ("connect_timeout", &[RedisServer, Memcached]),
@@ -67,9 +68,14 @@ fn engine_name(node: &Node) -> Result<EngineName, Wrong> {
     ])(node)
 }
 
-/// Reads `[storage]`, with `[storage.fallback]` if it is there.
-pub(super) fn read(mut section: Section<'_, '_>, name: Option<EngineName>) -> Storage {
-    let fallback = fallback(&mut section);
+/// Reads `[storage]`, with `[storage.fallback]` if it is there. Each of the workers has connections
+/// of its own.
+pub(super) fn read(
+    mut section: Section<'_, '_>,
+    name: Option<EngineName>,
+    workers: NonZeroUsize,
+) -> Storage {
+    let fallback = fallback(&mut section, workers);
     if fallback.is_some() && name == Some(Memory) {
         let wrong = Wrong::new(
             "sessions would move from there into memory, and be gone when the proxy stops",
@@ -77,13 +83,13 @@ pub(super) fn read(mut section: Section<'_, '_>, name: Option<EngineName>) -> St
         );
         section.problem_between(&["fallback"], wrong);
     }
-    let mut storage = place(section, name);
+    let mut storage = place(section, name, workers);
     storage.fallback = fallback.map(Box::new);
     storage
 }
 
 /// Reads the old place of sessions, which has the keys of `[storage]` and its own `engine`.
-fn fallback(section: &mut Section<'_, '_>) -> Option<Storage> {
+fn fallback(section: &mut Section<'_, '_>, workers: NonZeroUsize) -> Option<Storage> {
     let is_there = section.has("fallback");
     let mut old = section.section("fallback");
     let name = engine(&mut old);
@@ -111,7 +117,7 @@ fn fallback(section: &mut Section<'_, '_>) -> Option<Storage> {
         "there is only one old place: the next one is not asked",
         "remove it",
     );
-    let old = place(old, name);
+    let old = place(old, name, workers);
     if let Format::Pycket(PycketFormat {
         writable: false, ..
     }) = old.format
@@ -126,7 +132,7 @@ fn fallback(section: &mut Section<'_, '_>) -> Option<Storage> {
 }
 
 /// Reads where sessions are.
-fn place(mut section: Section<'_, '_>, name: Option<EngineName>) -> Storage {
+fn place(mut section: Section<'_, '_>, name: Option<EngineName>, workers: NonZeroUsize) -> Storage {
     let format_name = format::name(&mut section, name);
     foreign::refuse(&mut section, format_name);
     format::refuse(&mut section, format_name, name);
@@ -145,7 +151,7 @@ fn place(mut section: Section<'_, '_>, name: Option<EngineName>) -> Storage {
         (Some(FormatName::Native | FormatName::Pycket) | None, _) => (Format::Native, None),
     };
     let engine = match name {
-        Some(RedisServer) => Engine::Redis(redis::read(&mut section, sessions)),
+        Some(RedisServer) => Engine::Redis(redis::read(&mut section, sessions, workers)),
         Some(Memcached) => memcached::read(&mut section, format_name),
         Some(Memory) | None => Engine::Memory {
             max_bytes: section
@@ -194,12 +200,6 @@ pub(super) fn refuse_engine(
     name: EngineName,
     of: &[EngineName],
 ) {
-    if (key, name) == ("max_connections", RedisServer) {
-        // The Python library has it: the size of redis-py's pool.
-        let wrong = "has no effect with engine = \"redis\": each worker has one connection, which \
-                     all of its requests share";
-        return section.refuse(key, wrong, "remove it");
-    }
     let word = |engine: &EngineName| match engine {
         Memory => "\"memory\"",
         RedisServer => "\"redis\"",

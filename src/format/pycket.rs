@@ -71,12 +71,24 @@ pub enum PycketError {
     /// Text that this program wrote can't be read.
     #[error("the session's text can't be read")]
     Damaged(#[from] JsonError),
-    /// A name is a value, and it should be a notification, or the other way round.
+    /// A value under a name of [`Place::SameRecord`].
     #[error(
-        "a name is used for a value and for a notification, or is not the one that \
-         storage.notification_names says; the Python library keeps both in one dictionary here"
+        "{name:?} is a notification by storage.notification_names, so it can't be a value, too: the \
+         Python library keeps both in one dictionary here; use another name, or take it out there"
     )]
-    Mixed,
+    ValueAsNotification {
+        /// The name.
+        name: String,
+    },
+    /// A notification whose name is not one of [`Place::SameRecord`].
+    #[error(
+        "{name:?} is no notification by storage.notification_names, so it can't wait as one: the \
+         Python library keeps values and notifications in one dictionary here; add the name there"
+    )]
+    UndeclaredNotification {
+        /// The name.
+        name: String,
+    },
 }
 
 /// What has to be written for a session to be as wanted. `None` leaves a record as it is.
@@ -175,10 +187,13 @@ impl Records {
                 notes,
             },
             Place::SameRecord(names) => {
-                let mixed = edits.names().any(|name| names.contains(name))
-                    || told.names().any(|name| !names.contains(name));
-                if mixed {
-                    return Err(PycketError::Mixed);
+                let name = edits.names().find(|name| names.contains(*name));
+                if let Some(name) = name.cloned() {
+                    return Err(PycketError::ValueAsNotification { name });
+                }
+                let name = told.names().find(|name| !names.contains(*name));
+                if let Some(name) = name.cloned() {
+                    return Err(PycketError::UndeclaredNotification { name });
                 }
                 edits.join(told);
                 Change {

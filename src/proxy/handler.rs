@@ -4,7 +4,6 @@
 
 mod session;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,18 +11,18 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use percent_encoding::percent_decode_str;
 
 use super::body::{RequestBody, UpstreamBody};
 use super::forward::{Forwarder, Framing, Inbound, Outbound, Scheme};
 use super::line::Line;
 use super::rescue::ProxyError;
+use super::route;
 use super::sessions::Sessions;
 use super::tasks::Tasks;
 use super::upstream::{Group, Lease, Upstreams};
 use super::{Body, Handler, Peer, Worker, tunnel};
 use crate::archive::Archive;
-use crate::config::{Config, RoutePolicy};
+use crate::config::{Config, RouteMatch, RoutePolicy};
 use crate::contract::{self, request, response};
 use crate::cookie;
 use crate::store::{BoxError, MemoryStore};
@@ -46,8 +45,7 @@ pub struct Proxy {
 #[derive(Debug)]
 struct RouteState {
     name: Arc<str>,
-    host: Option<String>,
-    path: String,
+    rule: RouteMatch,
     policy: Option<Arc<RoutePolicy>>,
     upstream: Arc<Group>,
 }
@@ -130,8 +128,7 @@ impl Proxy {
             .zip(upstreams.for_worker(&config))
             .map(|(route, upstream)| RouteState {
                 name: Arc::from(route.name.as_str()),
-                host: route.host.clone(),
-                path: route.path.clone(),
+                rule: route.rule.clone(),
                 policy: route.session.clone().map(Arc::new),
                 upstream,
             })
@@ -250,19 +247,15 @@ impl Proxy {
             .await
     }
 
-    /// Chooses the route: the first that fits, since they stand most specific first.
     fn route(&self, inbound: &Inbound, head: &Parts) -> Result<&RouteState, ProxyError> {
+        // The last one fits everything.
+        if let [only] = self.routes.as_slice() {
+            return Ok(only);
+        }
         let host = host_of(inbound.client.host.as_ref());
-        let path = resolved(head.uri.path());
-        self.routes
-            .iter()
-            .find(|route| {
-                route
-                    .host
-                    .as_deref()
-                    .is_none_or(|wanted| wanted.eq_ignore_ascii_case(host))
-                    && covers(&route.path, &path)
-            })
+        let path = head.uri.path();
+        route::choose(&self.routes, |route| &route.rule, &head.method, host, path)
+            .map_err(ProxyError::Route)?
             .ok_or_else(|| ProxyError::Internal("no route fits, not even the last".into()))
     }
 
@@ -371,94 +364,4 @@ fn host_of(host: Option<&HeaderValue>) -> &str {
     host.map(super::forward::host_name)
         .and_then(|host| std::str::from_utf8(host).ok())
         .unwrap_or_default()
-}
-
-/// The path as most servers would resolve it: percent-encoding decoded once, `\\` as `/`, empty and
-/// dot segments taken out (RFC 3986 section 5.2.4). Routes are chosen by it, so that no spelling of
-/// a path gets around them; the application gets the path as it came.
-fn resolved(path: &str) -> Cow<'_, str> {
-    // `OPTIONS *` is about the server as a whole (RFC 9110 section 9.3.7).
-    if path == "*" {
-        return Cow::Borrowed("/");
-    }
-    let plain = !path.contains(['%', '\\']) && !path.contains("//") && !path.contains("/.");
-    if plain {
-        return Cow::Borrowed(path);
-    }
-    let decoded = percent_decode_str(path)
-        .decode_utf8_lossy()
-        .replace('\\', "/");
-    let mut segments: Vec<&str> = Vec::new();
-    for segment in decoded.split('/') {
-        match segment {
-            "" | "." => {}
-            ".." => drop(segments.pop()),
-            name => segments.push(name),
-        }
-    }
-    let is_folder = ["/", "/.", "/.."].iter().any(|end| decoded.ends_with(end));
-    let end = if is_folder && !segments.is_empty() {
-        "/"
-    } else {
-        ""
-    };
-    Cow::Owned(format!("/{}{end}", segments.join("/")))
-}
-
-/// Whether a route's path covers the request's, by whole segments.
-fn covers(route: &str, path: &str) -> bool {
-    match path.strip_prefix(route) {
-        Some(rest) => rest.is_empty() || rest.starts_with('/') || route.ends_with('/'),
-        None => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{covers, resolved};
-
-    #[test]
-    fn routes_see_the_path_that_a_server_would_see() {
-        let cases = [
-            ("/", "/"),
-            ("*", "/"),
-            ("/a/b", "/a/b"),
-            ("/a/b/", "/a/b/"),
-            ("//static/x", "/static/x"),
-            ("/%73tatic/x", "/static/x"),
-            ("/static/../admin", "/admin"),
-            ("/static/%2e%2e/admin", "/admin"),
-            ("/static/..%2fadmin", "/admin"),
-            ("/static/..%5cadmin", "/admin"),
-            ("/static/./x", "/static/x"),
-            ("/static/..", "/"),
-            ("/static/.", "/static/"),
-            ("/../../etc", "/etc"),
-            ("/a/.hidden", "/a/.hidden"),
-            ("/%252e%252e/x", "/%2e%2e/x"),
-            ("/%ff", "/\u{fffd}"),
-        ];
-        for (path, expected) in cases {
-            assert_eq!(resolved(path), expected, "{path}");
-        }
-    }
-
-    #[test]
-    fn a_route_covers_whole_segments() {
-        let covered = [
-            ("/", "/"),
-            ("/", "/a"),
-            ("/a", "/a"),
-            ("/a", "/a/b"),
-            ("/a/", "/a/b"),
-            ("/a/", "/a/"),
-        ];
-        let not_covered = [("/a", "/ab"), ("/a/", "/a"), ("/a/b", "/a"), ("/a", "*")];
-        for (route, path) in covered {
-            assert!(covers(route, path), "{route} {path}");
-        }
-        for (route, path) in not_covered {
-            assert!(!covers(route, path), "{route} {path}");
-        }
-    }
 }

@@ -10,6 +10,7 @@ use http::{HeaderValue, Response, StatusCode};
 use crate::config::LogLevel;
 use crate::proxy::Body;
 use crate::proxy::forward::{RequestError, ResponseError};
+use crate::proxy::route::RouteError;
 use crate::proxy::upstream::UpstreamError;
 use crate::store::{BoxError, StoreError};
 use crate::telemetry::RequestId;
@@ -20,6 +21,9 @@ pub enum ProxyError {
     /// The client sent what no gateway serves.
     #[error("the request was refused")]
     Downstream(#[source] RequestError),
+    /// Which route the request takes depends on who reads its path.
+    #[error("the request was refused")]
+    Route(#[source] RouteError),
     /// The application could not be asked, or did not answer.
     #[error("the request got no response")]
     Upstream(#[source] UpstreamError),
@@ -75,6 +79,7 @@ impl ProxyError {
                 // How such a request is framed, and where the next one begins, is in doubt.
                 (status, phrase, Close, Info)
             }
+            Self::Route(_) => (400, "The path is ambiguous.", Keep, Info),
             Self::Upstream(error) => match error {
                 UpstreamError::Connect(_) | UpstreamError::Tls(_) | UpstreamError::NoWebSocket => {
                     (502, "The application can't be reached.", Keep, Error)
@@ -121,7 +126,7 @@ impl ProxyError {
     /// The failure as a word of the access log.
     pub fn word(&self) -> &'static str {
         match self {
-            Self::Downstream(_) => "bad_request",
+            Self::Downstream(_) | Self::Route(_) => "bad_request",
             Self::Upstream(error) => match error {
                 UpstreamError::Connect(_) => "upstream_unreachable",
                 UpstreamError::ConnectTimeout => "upstream_connect_timeout",

@@ -208,7 +208,8 @@ impl Sessions {
     }
 
     /// Claims the notifications that a request for `path` carries, and gives the session as it is
-    /// then; `None` when the session is gone.
+    /// then; `None` when the session is gone. Where nothing can be written, none is carried that
+    /// would have to be claimed.
     ///
     /// # Errors
     ///
@@ -235,6 +236,10 @@ impl Sessions {
             let carried = Carried::due(waiting, rule, &policy.contract, visit, path, token, now);
             if carried.claim.is_none() {
                 return Ok(Some((held, carried)));
+            }
+            if !self.archive.is_writable() {
+                // What can't be taken must not be shown: it would be shown again.
+                return Ok(Some((held, Carried::default())));
             }
             let mut session = held.session().clone();
             let until = now.after(rule.claim_timeout);
@@ -320,14 +325,14 @@ fn is_passing(error: &StoreError) -> bool {
         | StoreError::TimedOut
         | StoreError::Ambiguous(_)
         | StoreError::Corrupt(_) => true,
-        StoreError::Refused(_) | StoreError::TooLarge { .. } => false,
+        StoreError::Refused(_) | StoreError::Unfit(_) | StoreError::TooLarge { .. } => false,
     }
 }
 
 /// Waits before another try, the longer the more there were, by chance differently in each
 /// exchange: those that lost against each other must not meet again.
 async fn pause(tries: u32) {
-    let most = 1u64 << tries.min(6);
+    let most = 1u64 << tries.min(8);
     let chance = getrandom::u64().unwrap_or_default() % (most * 1000);
     tokio::time::sleep(Duration::from_micros(chance)).await;
 }

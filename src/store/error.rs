@@ -23,6 +23,10 @@ pub enum StoreError {
     /// the old record when it has no memory for the new one.
     #[error("the store refused")]
     Refused(#[source] BoxError),
+    /// The session has no place in the format of the records, or the settings forbid to change it.
+    /// Nothing was sent, and trying again does not help: whoever asked for it is to blame.
+    #[error("the session can't be kept like that")]
+    Unfit(#[source] BoxError),
     /// The record is larger than the engine takes. Nothing was written. Only a memcached whose `-I`
     /// is below 1 MiB drops the old record.
     #[error("a record of {size} bytes is over the store's limit of {limit} bytes")]
@@ -44,7 +48,7 @@ impl StoreError {
     pub(super) fn means_down(&self) -> bool {
         match self {
             Self::Unavailable(_) | Self::TimedOut | Self::Ambiguous(_) => true,
-            Self::Corrupt(_) | Self::Refused(_) | Self::TooLarge { .. } => false,
+            Self::Corrupt(_) | Self::Refused(_) | Self::Unfit(_) | Self::TooLarge { .. } => false,
         }
     }
 

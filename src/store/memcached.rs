@@ -233,7 +233,8 @@ fn sized(error: StoreError, bytes: &Bytes) -> StoreError {
         | StoreError::TimedOut
         | StoreError::Ambiguous(_)
         | StoreError::Corrupt(_)
-        | StoreError::Refused(_) => error,
+        | StoreError::Refused(_)
+        | StoreError::Unfit(_) => error,
     }
 }
 

@@ -15,6 +15,7 @@ use crate::servers::{MemcachedServer, RedisServer};
 /// The configuration that `examples/README.md` starts the proxy with.
 const CONFIG: &str = include_str!("../../examples/pycket.toml");
 const CGI_CONFIG: &str = include_str!("../../examples/cgi/pycket.toml");
+const TORNADO_CONFIG: &str = include_str!("../../examples/tornado/pycket.toml");
 
 /// An application on a port of its own; it is asked to end (SIGTERM) when this goes, so that its
 /// own children end too.
@@ -209,4 +210,57 @@ fn tornado_has_sessions_from_the_python_library() {
         assert_eq!(browser.post("/logout", "").status, 303);
         shows(&browser.page("/"), "stranger", 1, false);
     }
+}
+
+/// The configuration beside the Tornado application, with its lines for Memcached.
+fn tornado_config_for_memcached() -> String {
+    const REDIS: [&str; 4] = ["host ", "port ", "db_sessions ", "db_notifications "];
+    let is_redis = |line: &&str| REDIS.iter().any(|key| line.starts_with(key));
+    let lines: Vec<&str> = TORNADO_CONFIG.lines().collect();
+    assert_eq!(lines.iter().filter(|line| is_redis(line)).count(), 4);
+    let others = lines.into_iter().filter(|line| !is_redis(line));
+    let other = |line: &str| match line.strip_prefix("# ") {
+        Some(rest) if rest.contains(" = [") => rest.to_owned(),
+        _ => line.to_owned(),
+    };
+    others.map(other).collect::<Vec<_>>().join("\n")
+}
+
+/// One browser, to and fro between the Tornado application and another one behind the proxy.
+fn visit_both(tornado: &Application, pycket: &Pycket) {
+    let mut browser = Browser::at(tornado);
+    shows(&browser.page("/"), "stranger", 1, false);
+    let login = browser.post("/login", "user=alice");
+    browser.go_to(pycket);
+    shows(&browser.follow(&login), "alice", 2, true);
+    shows(&browser.page("/"), "alice", 3, false);
+    shows(&browser.go_to(tornado).page("/"), "alice", 4, false);
+    assert_eq!(browser.go_to(pycket).post("/logout", "").status, 303);
+    shows(&browser.go_to(tornado).page("/"), "stranger", 1, false);
+
+    let login = browser.go_to(pycket).post("/login", "user=bob");
+    shows(&browser.go_to(tornado).follow(&login), "bob", 2, true);
+    assert_eq!(browser.post("/logout", "").status, 303);
+    shows(&browser.go_to(pycket).page("/"), "stranger", 1, false);
+}
+
+#[test]
+fn tornado_shares_its_sessions_with_an_application_behind_the_proxy() {
+    let php = Application::php();
+    let here = format!(
+        "listen = '127.0.0.1:0'\nupstream = 'http://{}'",
+        php.address
+    );
+
+    let redis = RedisServer::start();
+    let storage = json!({"host": "127.0.0.1", "port": redis.port()});
+    let port = format!("storage.port = {}", redis.port());
+    let pycket = Pycket::exactly(TORNADO_CONFIG).config(&here).config(&port);
+    visit_both(&Application::tornado("redis", &storage), &pycket.start());
+
+    let memcached = MemcachedServer::start();
+    let storage = json!({"servers": [memcached.address()]});
+    let pycket = Pycket::exactly(&tornado_config_for_memcached()).config(&here);
+    let pycket = pycket.memcached(&memcached).start();
+    visit_both(&Application::tornado("memcached", &storage), &pycket);
 }

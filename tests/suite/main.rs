@@ -17,11 +17,14 @@ mod contract;
 #[cfg(test)]
 mod cookie_command;
 #[cfg(test)]
+mod corpus;
+#[cfg(test)]
 mod doubt;
 #[cfg(test)]
 mod examples;
 #[cfg(test)]
 mod failures;
+#[cfg(test)]
 mod fallback;
 #[cfg(test)]
 mod fault_proxy;
@@ -41,9 +44,18 @@ mod operation;
 mod passage;
 #[cfg(test)]
 mod python_app;
+#[cfg(test)]
 mod python_behind;
 #[cfg(test)]
 mod python_library;
+#[cfg(test)]
+mod python_meetings;
+#[cfg(test)]
+mod python_records;
+#[cfg(test)]
+mod python_refusals;
+#[cfg(test)]
+mod python_sharing;
 #[cfg(test)]
 mod servers;
 #[cfg(test)]

@@ -8,6 +8,8 @@
 //! ```
 //!
 //! The functions ask whatever the browser is at: the application itself, or a proxy before it.
+//!
+//! [`Shared`] is such an application beside a proxy that has its sessions in the same place.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -16,8 +18,9 @@ use std::process::Command;
 
 use serde_json::{Map, Value, json};
 
-use crate::harness::{Address, Browser, Process, SECRET};
+use crate::harness::{Address, Browser, Process, Response, SECRET, Upstream};
 use crate::servers::{MemcachedServer, RedisServer};
+use crate::stage::{Stage, Store, obedient, on_engines, page, post};
 
 /// An application that is yet to be started.
 #[derive(Clone, Debug)]
@@ -121,6 +124,85 @@ impl Builder {
     }
 }
 
+/// The library and a proxy with `format = "pycket"`, side by side, with their sessions in one
+/// place. Behind the proxy is another application.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) library: PythonApp,
+    pub(crate) stage: Stage,
+}
+
+impl Shared {
+    /// With the application that [`obedient`] is. In Memcached, `flash` and `news` are notifications.
+    pub(crate) fn on(store: Store, config: &str) -> Self {
+        Self::with(store, obedient(), config)
+    }
+
+    /// With this application behind the proxy.
+    pub(crate) fn with(store: Store, app: Upstream, config: &str) -> Self {
+        let (library, names) = match &store {
+            Store::Memory => panic!("nobody shares a proxy's own memory"),
+            Store::Redis(server) => (PythonApp::redis(server), ""),
+            Store::Memcached(server) => (
+                PythonApp::memcached(server),
+                "storage.notification_names = ['flash', 'news']",
+            ),
+        };
+        let config = format!("storage.format = 'pycket'\n{names}\n{config}");
+        Self {
+            library: library.start(),
+            stage: Stage::with(store, app, &config),
+        }
+    }
+
+    /// A browser at the library's application, in whose session `user` is `"alice"`.
+    pub(crate) fn alice(&self) -> Browser {
+        let mut browser = Browser::at(&self.library);
+        set(&mut browser, "user", &json!("alice"));
+        browser
+    }
+
+    /// A form that is sent to the proxy, whose application answers with these lines.
+    pub(crate) fn at_proxy(&self, browser: &mut Browser, answer: &[&str]) -> Response {
+        post(browser.go_to(&self.stage.pycket), "/", answer)
+    }
+
+    /// A page that is loaded from the proxy, whose application answers with these lines.
+    pub(crate) fn page_at_proxy(&self, browser: &mut Browser, answer: &[&str]) -> Response {
+        page(browser.go_to(&self.stage.pycket), "/page", answer)
+    }
+
+    /// What the application behind the proxy sees of this browser's session.
+    pub(crate) fn session(&self, browser: &mut Browser) -> Value {
+        self.stage.session(browser.go_to(&self.stage.pycket))
+    }
+
+    /// The bytes under this key: the session's values.
+    pub(crate) fn record(&self, id: &str) -> Option<Vec<u8>> {
+        match &self.stage.store {
+            Store::Memory => None,
+            Store::Redis(server) => server.get(0, id),
+            Store::Memcached(server) => server.get(id).map(|(_flags, bytes)| bytes),
+        }
+    }
+
+    /// Puts bytes under this key.
+    pub(crate) fn put_record(&self, id: &str, bytes: &[u8]) {
+        match &self.stage.store {
+            Store::Memory => {}
+            Store::Redis(server) => server.set(0, id, bytes),
+            Store::Memcached(server) => server.set(id, 0, bytes),
+        }
+    }
+}
+
+/// Checks the same facts with Redis and with Memcached, both at once.
+pub(crate) fn on_both_stores(config: &str, facts: impl Fn(&Shared) + Sync) {
+    on_engines([Store::redis(), Store::memcached()], |store| {
+        facts(&Shared::on(store, config));
+    });
+}
+
 /// The Python that has the library, at the repository's root, undisturbed by the environment.
 ///
 /// # Panics
@@ -137,6 +219,16 @@ pub(crate) fn python() -> Command {
     let mut command = Command::new(python);
     command.arg("-I").current_dir(root);
     command
+}
+
+/// What a script for the library's Python prints. `sys.argv[1]` is the argument.
+pub(crate) fn python_says(script: &str, argument: &str) -> String {
+    let output = python().args(["-c", script, argument]).output();
+    let output = output.expect("it runs");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let text = String::from_utf8(output.stdout).expect("it prints text");
+    text.trim_end().to_owned()
 }
 
 /// Sets a value in the session.

@@ -55,6 +55,7 @@ fn what_a_response_with_the_librarys_cookie_asks_for_goes_to_that_session() {
     let mut browser = Browser::at(&pycket);
     let response = browser.get("/");
     assert_eq!(response.set_cookies().len(), 1);
+    assert_eq!(response.header("Cache-Control"), Some("private"));
     assert_eq!(cookie(&browser), made);
     browser.go_to(&app);
     assert_eq!(python_app::names(&mut browser), json!(["seen", "user"]));

@@ -5,6 +5,7 @@
 mod forwarding;
 mod framing;
 mod hops;
+mod paths;
 mod signals;
 mod spoofing;
 mod values;

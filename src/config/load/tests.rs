@@ -514,7 +514,7 @@ fn tables_in_variables_are_inline_toml() {
         ("PYCKET_FORWARDING_VIA", "false"),
     ])
     .unwrap();
-    assert_eq!(config.routes[0].path, "/static/");
+    assert_eq!(config.routes[0].rule.path, "/static/");
     let policy = config.routes[1].session.as_ref().unwrap();
     assert_eq!(policy.contract.inject[0].header, "x-remote-user");
     assert_eq!(config.names.get(crate::contract::Field::Session), "x-state");
@@ -789,8 +789,35 @@ fn redis_is_found_by_the_keys_of_the_python_library_too() {
     storage.unix_socket_path: the socket's path is not absolute; "/run/redis/redis.sock"
     "#);
     insta::assert_snapshot!(with_engine("redis", "host = 'db:7000'"), @r#"storage.host: not the name or address of a host; the host alone, like "localhost"; `port` is a key of its own"#);
-    insta::assert_snapshot!(with_engine("redis", "max_connections = 8"), @r#"storage.max_connections: has no effect with engine = "redis": each worker has one connection, which all of its requests share; remove it"#);
+    insta::assert_snapshot!(with_engine("redis", "max_connections = 3"), @"storage.max_connections: 3 is too few: each of the 4 workers has one connection; at least 4, or workers = 3");
     insta::assert_snapshot!(with_engine("memcached", "host = 'db'"), @r#"storage.host: has no effect with engine = "memcached"; remove it, or set engine = "redis""#);
+}
+
+#[test]
+fn the_examples_of_the_python_library_are_a_configuration() {
+    let redis = file(
+        "engine = 'redis'\n[storage]\nformat = 'pycket'\nhost = 'localhost'\nport = 6379\n\
+         db_sessions = 10\ndb_notifications = 11\nmax_connections = 2147483648\n\
+         [cookies]\nexpires_days = 120",
+    );
+    let memcached = file(
+        "engine = 'memcached'\n[storage]\nformat = 'pycket'\nservers = ['localhost:11211']\n\
+         notification_names = []\n[cookies]\nexpires_days = 120",
+    );
+    insta::assert_snapshot!(summary(&redis.unwrap()), @r"
+    listen    127.0.0.1:8080 with 4 workers
+    storage   redis at localhost:6379, database 10, format pycket, notifications in database 11
+    cookie    PYCKET_ID on /, secure by TLS, for 31 days
+    sessions  end 1d after the last change
+    route     / -> http://127.0.0.1:9000
+    ");
+    insta::assert_snapshot!(summary(&memcached.unwrap()), @r"
+    listen    127.0.0.1:8080 with 4 workers
+    storage   memcached at localhost:11211, format pycket, no notifications
+    cookie    PYCKET_ID on /, secure by TLS, for 31 days
+    sessions  end 1d after the last change
+    route     / -> http://127.0.0.1:9000
+    ");
 }
 
 #[test]
@@ -911,13 +938,13 @@ fn keys_that_do_not_fit_the_format_are_refused() {
         ("PYCKET_ENGINE", "redis"),
         ("PYCKET_STORAGE_FORMAT", "pycket"),
         ("PYCKET_STORAGE_DATABASE", "1"),
-        ("PYCKET_STORAGE_MAX_CONNECTIONS", "1"),
+        ("PYCKET_STORAGE_MAX_CONNECTIONS", "0"),
     ])
     .unwrap_err();
     insta::assert_snapshot!(problems, @r#"
-    error: storage.max_connections: has no effect with engine = "redis": each worker has one connection, which all of its requests share
+    error: storage.max_connections: 0 is out of range
      --> environment variable PYCKET_STORAGE_MAX_CONNECTIONS
-     = help: remove it
+     = help: a whole number from 1 to 9223372036854775807
 
     error: storage.database: has no effect with format = "pycket", which has a database for sessions and one for notifications
      --> environment variable PYCKET_STORAGE_DATABASE
@@ -1050,8 +1077,47 @@ fn a_route_for_everything_takes_the_place_of_the_last() {
 }
 
 #[test]
+fn a_domain_counts_after_its_hosts_and_methods_before_none() {
+    let config = file(
+        "[[route]]\nhost = '*.example.com'\n[[route]]\nhost = '*.shop.example.com'\n\
+         [[route]]\nhost = 'a.example.com'\n[[route]]\npath = '/a'\n\
+         [[route]]\npath = '/a'\nmethods = ['POST', 'PUT']\n[[route]]\nmethods = ['DELETE']",
+    )
+    .unwrap();
+    let names: Vec<&str> = config
+        .routes
+        .iter()
+        .map(|route| route.name.as_str())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "a.example.com/",
+            "*.shop.example.com/",
+            "*.example.com/",
+            "POST,PUT /a",
+            "/a",
+            "DELETE /",
+            "/"
+        ]
+    );
+}
+
+#[test]
+fn methods_that_no_route_can_be_for_are_refused() {
+    let route = |keys: &str| mistakes(&format!("[[route]]\n{keys}"));
+    insta::assert_snapshot!(route("methods = ['get']"), @r#"route.methods: the case of a method counts, and they are written in capitals; "GET""#);
+    insta::assert_snapshot!(route("methods = ['GET, POST']"), @r#"route.methods: not a method; "GET""#);
+    insta::assert_snapshot!(route("methods = ['CONNECT']"), @r#"route.methods: CONNECT is not offered; "GET""#);
+    insta::assert_snapshot!(route("methods = []"), @"route.methods: no method is named; remove it: then all are meant");
+    insta::assert_snapshot!(route("methods = ['GET']\n[[route]]\nmethods = ['POST', 'GET']"), @"route.methods: a route with this host and path stands above, and is for GET, too; join them, or name other methods");
+}
+
+#[test]
 fn hosts_and_paths_that_no_request_has_are_refused() {
-    let hosts = ["", "a:80", "*.a", "a b", "u@a", "http://a", "a/b"];
+    let hosts = [
+        "", "a:80", "*", "*a", "*.*.a", "a.*", "*.", "*.a:80", "a b", "u@a", "http://a", "a/b",
+    ];
     for host in hosts {
         assert!(
             file(&format!("[[route]]\nhost = '{host}'")).is_err(),
@@ -1142,6 +1208,9 @@ fn the_old_place_of_sessions_is_a_store_of_its_own() {
         ))
     };
     insta::assert_snapshot!(fallback("format = 'pycket'\nwritable = false"), @"storage.fallback.writable: a session that has moved or ended must be deleted in its old place, or it would come back; remove it");
+    let readonly = "engine = 'redis'\n[storage]\nformat = 'pycket'\nwritable = false\n\
+                    [storage.fallback]\nengine = 'redis'";
+    insta::assert_snapshot!(mistakes(readonly), @"storage.writable: no session can move here from [storage.fallback] then; remove one of the two");
     insta::assert_snapshot!(fallback("servers = ['10.0.0.5:11211']"), @r#"storage.fallback.servers: has no effect with engine = "redis"; remove it, or set engine = "memcached""#);
     insta::assert_snapshot!(fallback("hots = 'redis.internal'"), @"storage.fallback.hots: unknown key; did you mean `host`?");
     insta::assert_snapshot!(fallback("fallback = { engine = 'redis' }"), @"storage.fallback.fallback: there is only one old place: the next one is not asked; remove it");

@@ -18,9 +18,13 @@ pub(super) const MAX_INTEGER_DIGITS: usize = 1_300;
 /// [`Json::parse`](crate::session::Json::parse) reads back.
 pub(super) const MAX_DEPTH: usize = 127;
 
-/// Bytes of JSON text of all values together, a member of a dictionary counting one more. Shared
-/// objects expand: 250 bytes of pickle can stand for 2^40 leaves.
+/// Bytes of JSON text of all values together. Shared objects expand: 250 bytes of pickle can stand
+/// for 2^40 leaves.
 pub(super) const MAX_JSON: usize = 1 << 20;
+
+/// Bytes of JSON text that are written to find that out, also of values that turn out to be no JSON
+/// or too much, a member of a dictionary counting one more.
+pub(super) const MAX_WORK: usize = 4 * MAX_JSON;
 
 /// Items that Python's picklers put between a mark and the opcode that adds them all.
 pub(super) const BATCH: usize = 1_000;

@@ -5,15 +5,18 @@ use std::io::Write as _;
 use super::Kind;
 use super::arena::{Arena, Form, How, Kids, NodeId, Op, OpId, Scalar};
 use super::global;
-use super::limits::{MAX_DEPTH, MAX_JSON};
+use super::limits::{MAX_DEPTH, MAX_JSON, MAX_WORK};
 use super::literal;
 use crate::session::Json;
 
 /// Turns objects into JSON, one after the other, until the text of all of them is too much.
 pub(super) struct Viewer<'a> {
     arena: &'a Arena,
-    /// Bytes that may still be written, and members that may still be looked at.
+    /// Bytes that the texts may still have.
     budget: usize,
+    /// Bytes that may still be written, and members that may still be looked at, whether or not
+    /// they end up in a text: one value that is too much must not hide all that comes after it.
+    work: usize,
     text: Vec<u8>,
     open: Vec<Container>,
     /// What is left of the open dictionaries, the innermost last, each in descending order.
@@ -38,6 +41,7 @@ impl<'a> Viewer<'a> {
         Self {
             arena,
             budget: MAX_JSON,
+            work: MAX_WORK,
             text: Vec::new(),
             open: Vec::new(),
             members: Vec::new(),
@@ -50,9 +54,9 @@ impl<'a> Viewer<'a> {
         self.open.clear();
         self.members.clear();
         let complete = self.write(node);
-        // Also what is thrown away was work.
-        self.budget = self.budget.saturating_sub(self.text.len());
+        self.work = self.work.saturating_sub(self.text.len());
         complete?;
+        self.budget = self.budget.saturating_sub(self.text.len());
         Ok(Json::from_canonical(
             str::from_utf8(&self.text).unwrap_or_default(),
         ))
@@ -113,7 +117,7 @@ impl<'a> Viewer<'a> {
             Form::Set => return Err(Kind::Set),
             Form::Built { how, kids } => return Err(self.kind_of(how, kids)),
         }
-        if self.text.len() > self.budget {
+        if self.text.len() > self.budget.min(self.work) {
             return Err(Kind::Large);
         }
         Ok(())
@@ -161,7 +165,7 @@ impl<'a> Viewer<'a> {
             };
             let key = self.arena.text_of(key).ok_or(Kind::Key)?;
             self.members.push((key, value));
-            self.budget = self.budget.checked_sub(1).ok_or(Kind::Large)?;
+            self.work = self.work.checked_sub(1).ok_or(Kind::Large)?;
         }
         // Both steps are stable: the last one set comes first, and stays.
         let mut gathered = self.members.split_off(height);

@@ -1,3 +1,5 @@
+use insta::assert_snapshot;
+
 use super::*;
 use crate::session::{Announcement, Claim, Occasion, Patch, Taken};
 
@@ -145,10 +147,15 @@ fn notifications_have_a_record_of_their_own_or_their_names() {
 #[test]
 fn one_dictionary_has_no_room_for_a_name_of_both_kinds() {
     let records = records(FOO_BAR);
-    for patch in [announce("other", "1", false), set(&[("flash", "1")])] {
-        let refused = change(&records, &same(&["flash"]), &patch);
-        assert!(matches!(refused, Err(PycketError::Mixed)), "{patch:?}");
-    }
+    let refusal = |patch| change(&records, &same(&["flash"]), &patch).unwrap_err();
+    assert_snapshot!(
+        refusal(announce("other", "1", false)),
+        @r#""other" is no notification by storage.notification_names, so it can't wait as one: the Python library keeps values and notifications in one dictionary here; add the name there"#
+    );
+    assert_snapshot!(
+        refusal(set(&[("flash", "1")])),
+        @r#""flash" is a notification by storage.notification_names, so it can't be a value, too: the Python library keeps both in one dictionary here; use another name, or take it out there"#
+    );
 }
 
 #[test]

@@ -230,6 +230,9 @@ impl Proxy {
         if issued != Issued::Nothing {
             // Two cookies of one name would be a matter of luck.
             committed.cookie = CookieChange::Keep;
+            if policy.cache_guard {
+                cache_guard::keep_private(&mut parts.headers);
+            }
         }
         self.set_cookie(parts, &committed, &policy, presented, asked, line.now());
         Ok(())
@@ -400,6 +403,8 @@ fn commit_failed(error: CommitError) -> ProxyError {
             ProxyError::Store(StoreError::Corrupt(error.into()))
         }
         CommitError::Refused(Refusal::NoRandomness(error)) => ProxyError::Internal(error.into()),
+        // The store is fine; what the application asked for is not.
+        CommitError::Store(StoreError::Unfit(cause)) => ProxyError::Signals(cause),
         CommitError::Store(error) => ProxyError::Store(error),
     }
 }

@@ -392,7 +392,11 @@ impl Sessions {
         let Found::Session(earlier) = self.archive.load(id, limit, now).await? else {
             return Err(StoreError::Unavailable(lost()));
         };
-        match self.archive.replace(id, &earlier, session, ttl).await? {
+        match self
+            .archive
+            .create_again(id, &earlier, session, from, ttl)
+            .await?
+        {
             Replaced::Stored(_) => Ok(()),
             Replaced::Stale | Replaced::Gone => Err(StoreError::Unavailable(lost())),
         }

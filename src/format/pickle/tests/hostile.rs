@@ -175,12 +175,12 @@ fn what_contains_itself_often_is_not_begun_without_end() {
 
 #[test]
 fn members_that_vanish_count_as_well() {
-    // 1,000 times the same dictionary, in which one key is set 1,000 times.
+    // 5,000 times the same dictionary, in which one key is set 1,000 times.
     let blob = [
         b"}X\x01\0\0\0k(}(".to_vec(),
         b"U\x01aN".repeat(1_000),
         b"uq\x01".to_vec(),
-        b"h\x01".repeat(2_000),
+        b"h\x01".repeat(5_000),
         b"ls.".to_vec(),
     ]
     .concat();
