@@ -11,6 +11,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use tokio::task::JoinSet;
 
 use super::body::{RequestBody, UpstreamBody};
 use super::forward::{Forwarder, Framing, Inbound, Outbound, Scheme};
@@ -39,6 +40,8 @@ pub struct Proxy {
     tasks: Tasks,
     ids: RequestIds,
     access: Option<Arc<AccessLog>>,
+    /// What looks after the servers of all workers; one worker has it.
+    _watching: Option<JoinSet<()>>,
 }
 
 /// A route with what belongs to it on this worker.
@@ -143,6 +146,7 @@ impl Proxy {
             tasks,
             ids,
             access,
+            _watching: None,
         }
     }
 
@@ -167,7 +171,6 @@ impl Proxy {
         let sessions = Sessions::new(archive, config.names.clone(), worker.tasks.clone());
         if worker.index == 0 {
             tokio::spawn(purge(memory));
-            upstreams.watch();
         }
         let access = config.log.access.then(|| {
             let log = Arc::new(AccessLog::to_stdout(config.log.format));
@@ -176,14 +179,18 @@ impl Proxy {
             log
         });
         let ids = RequestIds::new()?;
-        Ok(Self::new(
+        let proxy = Self::new(
             config,
             &upstreams,
             Arc::new(sessions),
             worker.tasks,
             ids,
             access,
-        ))
+        );
+        Ok(Self {
+            _watching: (worker.index == 0).then(|| upstreams.watch()),
+            ..proxy
+        })
     }
 
     async fn exchange(

@@ -2,8 +2,10 @@
 //!
 //! A route has a [`Group`] of servers, which chooses one for each request (`balance`), by what is
 //! known about their health (`health`), and sends the request by its connections to that server
-//! (`pool`, `link`). Groups and connections belong to one worker; what is known about servers is
-//! shared by all ([`Upstreams`]).
+//! (`pool`): HTTP/1.1 connections that the exchange drives itself (`link`), or HTTP/2 connections that
+//! many exchanges share (`mux`). Groups and connections belong to one worker; what is known about
+//! servers is shared by all ([`Upstreams`]): how they are reached (`dial`, `tls`), where their names
+//! lead (`names`), and whether they say that they are well (`probe`).
 //!
 //! A request is sent a second time only when not a byte of it was written the first time, by a fresh
 //! connection or to another server of the group (within a `budget`); everything else may have happened

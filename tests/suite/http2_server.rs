@@ -32,6 +32,8 @@ pub(crate) enum Answer {
     Last(Response<()>, &'static str),
     /// Ends the stream.
     Reset(Reason),
+    /// Ends the stream after the head.
+    Cut(Response<()>),
     /// 200, and whatever comes goes back.
     Echo,
 }
@@ -207,6 +209,15 @@ async fn answer(
         Answer::Whole(head, body, trailers) => (head, body, trailers, false),
         Answer::Last(head, body) => (head, body, HeaderMap::new(), true),
         Answer::Reset(reason) => return respond.send_reset(reason),
+        Answer::Cut(head) => {
+            // An error is a client that went away.
+            if let Ok(mut stream) = respond.send_response(head, false) {
+                // The head is on its way when the server has had its turn.
+                tokio::task::yield_now().await;
+                stream.send_reset(Reason::INTERNAL_ERROR);
+            }
+            return;
+        }
         Answer::Echo => return echo(respond, incoming).await,
     };
     // An error is a client that went away.

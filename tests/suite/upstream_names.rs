@@ -107,7 +107,7 @@ fn requests_follow_a_name_to_its_other_addresses() {
     assert_eq!(answers(&pycket), ["one"; 8]);
     dns.now_says(&[TWO]);
     let moved = pycket.says("127.0.0.2");
-    assert!(moved.contains("a name leads to other addresses"), "{moved}");
+    assert!(moved.contains("a name leads to new addresses"), "{moved}");
     // The connections to the old address are still open, and not used any more.
     assert_eq!(answers(&pycket), ["two"; 8]);
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -93,26 +94,22 @@ impl Upstreams {
         }))
     }
 
-    /// Looks after the servers for all workers, on the current runtime: keeps names fresh, and asks
-    /// servers whether they are well.
-    pub fn watch(self: &Arc<Self>) {
+    /// Looks after the servers for all workers, on the current runtime, until what is returned is
+    /// dropped: keeps names fresh, and asks servers whether they are well.
+    pub fn watch(&self) -> JoinSet<()> {
+        let mut watching = JoinSet::new();
         for (upstream, states) in &self.servers {
             // A server that is draining may be gone already.
             let asked = states.iter().filter(|state| !state.server.drain);
             for (state, check) in asked.zip(upstream.health.iter().cycle()) {
-                tokio::spawn(probe::watch(Arc::clone(state), check.clone()));
+                watching.spawn(probe::watch(Arc::clone(state), check.clone()));
+            }
+            for name in states.iter().filter_map(|state| state.dialer.name()) {
+                let (name, servers) = (Arc::clone(name), self.dns_servers.clone());
+                watching.spawn(async move { name.keep(&servers).await });
             }
         }
-        for state in self.servers.values().flatten() {
-            if state.dialer.name().is_some() {
-                let (state, upstreams) = (Arc::clone(state), Arc::clone(self));
-                tokio::spawn(async move {
-                    if let Some(name) = state.dialer.name() {
-                        name.keep(&upstreams.dns_servers).await;
-                    }
-                });
-            }
-        }
+        watching
     }
 
     /// A worker's groups: one for each route, in the order of the routes. Routes that share an

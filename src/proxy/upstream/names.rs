@@ -7,6 +7,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
@@ -34,6 +35,8 @@ pub(super) struct Name {
     host: String,
     found: watch::Sender<Found>,
     doubted: Notify,
+    /// Whether the last look-up failed, so that the log says it once.
+    failing: AtomicBool,
 }
 
 #[derive(Clone, Debug)]
@@ -52,6 +55,7 @@ impl Name {
             host: host.to_owned(),
             found: watch::Sender::new(Found::Pending),
             doubted: Notify::new(),
+            failing: AtomicBool::new(false),
         })
     }
 
@@ -139,6 +143,7 @@ impl Name {
     }
 
     fn settle(&self, mut addresses: Vec<IpAddr>) {
+        self.failing.store(false, Ordering::Relaxed);
         // DNS servers turn the list around with each answer.
         addresses.sort_unstable();
         addresses.dedup();
@@ -149,7 +154,7 @@ impl Name {
             info!(
                 name = self.host,
                 ?addresses,
-                "a name leads to other addresses"
+                "a name leads to new addresses"
             );
             *found = Found::Addresses(addresses.into());
             true
@@ -157,17 +162,21 @@ impl Name {
     }
 
     fn fail(&self, why: &str) {
+        let is_first = !self.failing.swap(true, Ordering::Relaxed);
         self.found.send_if_modified(|found| match found {
             Found::Addresses(_) => {
-                warn!(
-                    name = self.host,
-                    "a name can't be resolved again; its old addresses stay: {why}"
-                );
+                if is_first {
+                    warn!(
+                        name = self.host,
+                        "a name can't be resolved again; its old addresses stay: {why}"
+                    );
+                }
                 false
             }
-            Found::Failed(old) if **old == *why => false,
             Found::Pending | Found::Failed(_) => {
-                warn!(name = self.host, "a name can't be resolved: {why}");
+                if is_first {
+                    warn!(name = self.host, "a name can't be resolved: {why}");
+                }
                 *found = Found::Failed(why.into());
                 true
             }
