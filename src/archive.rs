@@ -13,7 +13,11 @@
 
 mod native;
 mod pycket;
+mod scan;
 
+pub use scan::{Listed, Walk};
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -154,7 +158,9 @@ impl Archive {
         };
         // It must be asked: a session that is there and can't be read is not absent.
         match fallback.load_here(id, max_bytes, now).await? {
-            Found::Session(kept) if self.can_keep(&kept.session) => Ok(Found::Old(kept)),
+            Found::Session(kept) if self.can_keep(fallback, &kept.session, &kept) => {
+                Ok(Found::Old(kept))
+            }
             Found::Session(kept) | Found::Old(kept) => Ok(Found::Session(staying(kept))),
             Found::Moved(to) => Ok(Found::Moved(to)),
             // Another exchange may have moved it between the two looks.
@@ -174,12 +180,26 @@ impl Archive {
         }
     }
 
-    /// Whether nothing of a session is lost when it is kept here.
-    fn can_keep(&self, session: &Session) -> bool {
-        match &self.layout {
-            Layout::Native(_) => session.opaque.is_empty(),
-            Layout::Pycket(_) => true,
+    /// Whether nothing of `session`, which goes on from what is kept in `source`, is lost when it is
+    /// kept here. (The lifetime and the kind of cookie that an application chose do not count.)
+    fn can_keep(&self, source: &Self, session: &Session, from: &Kept) -> bool {
+        if self.keeps_all_of(source) {
+            return true;
         }
+        let fits = |names: &BTreeSet<String>| {
+            let notifications = session.notifications.entries();
+            let values = session.values.to_map().unwrap_or_default();
+            let is_value = |name: &String| {
+                values.contains_key(name) || session.opaque.names.contains_key(name)
+            };
+            notifications
+                .iter()
+                .all(|entry| names.contains(&entry.name))
+                && !names.iter().any(is_value)
+        };
+        (session.opaque.is_empty() || self.keeps_opaque(source))
+            && source.hidden(from).is_empty()
+            && self.declared().is_none_or(fits)
     }
 
     /// Moves a [`Found::Old`] session here, for `ttl`, unless it has been changed, ended or moved
@@ -204,7 +224,8 @@ impl Archive {
         let Some(fallback) = &self.fallback else {
             return Ok(());
         };
-        match self.create(id, &old.session, Some(old), ttl).await? {
+        let from = (fallback.as_ref(), old);
+        match self.copy(id, &old.session, from, ttl).await? {
             Created::Stored => {}
             Created::Exists => return Ok(()),
         }
@@ -259,11 +280,13 @@ impl Archive {
         from: Option<&Kept>,
         ttl: Duration,
     ) -> Result<Created, StoreError> {
-        if let Some((fallback, from)) = from.and_then(|kept| self.still_old(kept))
-            && !self.can_keep(session)
-        {
-            let created = Box::pin(fallback.create(id, session, Some(&from), ttl));
-            return created.await;
+        if let Some((fallback, from)) = from.and_then(|kept| self.still_old(kept)) {
+            let created = if self.can_keep(fallback, session, &from) {
+                Box::pin(self.copy(id, session, (fallback, &from), ttl)).await
+            } else {
+                Box::pin(fallback.create(id, session, Some(&from), ttl)).await
+            };
+            return created;
         }
         match &self.layout {
             Layout::Native(native) => native.create(id, session, ttl).await,

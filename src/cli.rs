@@ -7,7 +7,10 @@ mod check;
 mod cookie;
 mod demo;
 mod keygen;
+mod migrate;
 mod run;
+mod session;
+mod stores;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -22,6 +25,7 @@ use clap_complete::Shell;
 use crate::config::{
     self, Colours, Config, Flags, Problems, Sources, Warning, report, report_warning,
 };
+use crate::store::StoreError;
 use crate::telemetry::chain;
 
 /// Exit code when something could not start or serve.
@@ -64,6 +68,11 @@ enum Command {
     /// Say what is wrong with a cookie, or sign one
     #[command(subcommand)]
     Cookie(cookie::Command),
+    /// Look into the store, and mend it
+    #[command(subcommand)]
+    Session(session::Command),
+    /// Copy or move all sessions to another store or format
+    Migrate(migrate::Migrate),
     /// Run the proxy in front of a small application, to try it out
     Demo {
         /// Where to listen
@@ -126,6 +135,17 @@ enum Failure {
     Output(#[from] io::Error),
     #[error("the operating system gives no randomness")]
     Randomness(#[source] getrandom::Error),
+    /// What was asked for is not there.
+    #[error("{0}")]
+    Missing(String),
+    /// A store fails.
+    #[error("{place}")]
+    Store {
+        /// Which.
+        place: String,
+        #[source]
+        source: StoreError,
+    },
     #[error("{0}")]
     Run(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -167,6 +187,13 @@ fn execute(
         Command::Keygen => keygen::keygen(&mut io::stdout().lock())?,
         Command::Cookie(command) => {
             return cookie::run(command, environment, &mut io::stdout().lock());
+        }
+        Command::Session(command) => {
+            return session::run(command, environment, &mut io::stdout().lock());
+        }
+        Command::Migrate(options) => {
+            let environment = environment.into_iter().collect();
+            return migrate::run(&options, environment, &mut io::stdout().lock());
         }
         Command::Demo { listen } => demo::demo(listen).map_err(Failure::Run)?,
         Command::Completions { shell } => {
@@ -252,7 +279,11 @@ fn fail(failure: &Failure) -> ExitCode {
         Failure::File { .. } | Failure::Variable(_) => (BAD_CONFIGURATION, plain(failure)),
         // Not 1: nothing was said about a cookie.
         Failure::Arguments(_) | Failure::Input(_) => (WRONG_ARGUMENTS, plain(failure)),
-        Failure::Output(_) | Failure::Randomness(_) | Failure::Run(_) => (FAILED, plain(failure)),
+        Failure::Output(_)
+        | Failure::Randomness(_)
+        | Failure::Missing(_)
+        | Failure::Store { .. }
+        | Failure::Run(_) => (FAILED, plain(failure)),
     };
     // Where nobody reads the reason, the code still says it.
     let _unread = write!(io::stderr().lock(), "{text}");

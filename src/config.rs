@@ -30,7 +30,7 @@ mod upstreams;
 
 pub use load::{Flags, Sources, load};
 pub use problem::{Colours, Excerpt, Place, Problem, Problems, Warning, report, report_warning};
-pub use summary::summary;
+pub use summary::{place, summary};
 pub use upstreams::{
     Address, Balance, Ejection, HealthCheck, Http2, Pem, Question, Retries, Scheme, Server,
     Upstream, UpstreamTls,

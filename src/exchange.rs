@@ -8,7 +8,7 @@ mod delivery;
 mod plan;
 
 pub use delivery::{Carried, Visit, is_shown, page_path, redirect_target};
-pub use plan::{Answer, CookieChange, Loaded, Plan, Refusal, Rules, Situation, Write, plan};
+pub use plan::{Answer, CookieChange, Loaded, Plan, Refusal, Rules, Situation, Write, check, plan};
 
 use std::time::Duration;
 

@@ -34,6 +34,7 @@ use bytes::Bytes;
 pub use breaker::Breaker;
 pub use error::{BoxError, StoreError};
 pub use memory::MemoryStore;
+pub use scan::{Left, Page, Scan};
 
 use crate::config::{self, Storage};
 use remote::Fleet;
@@ -44,6 +45,7 @@ mod memcached;
 mod memory;
 mod redis;
 mod remote;
+mod scan;
 
 /// Longer lifetimes are cut to this, so that no engine's clock overflows: ten years.
 const MAX_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);

@@ -9,9 +9,9 @@ use crate::store::{self, Key, Store, StoreError, Version};
 
 #[derive(Clone, Debug)]
 pub(super) struct Native {
-    store: Store,
+    pub(super) store: Store,
     /// What every key begins with.
-    prefix: String,
+    pub(super) prefix: String,
 }
 
 /// Which version of the record was seen.
@@ -110,7 +110,7 @@ impl Native {
         self.store.delete(&self.key(id)).await
     }
 
-    fn key(&self, id: &SessionId) -> Key {
+    pub(super) fn key(&self, id: &SessionId) -> Key {
         Key::new(&self.prefix, &id.text())
             .expect("the configuration checks that prefix and id make a valid key")
     }

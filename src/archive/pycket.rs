@@ -27,17 +27,17 @@ use crate::store::{self, Key, MemoryStore, Record, Store, StoreError, Version};
 #[derive(Clone, Debug)]
 pub(super) struct Pycket {
     /// Holds the values, and all else where the library keeps it there.
-    values: Store,
+    pub(super) values: Store,
     /// Holds the notifications and notes, where that is another database.
-    notifications: Option<Store>,
-    rules: Rules,
+    pub(super) notifications: Option<Store>,
+    pub(super) rules: Rules,
     writable: bool,
 }
 
 /// What was read, and which versions of it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
-    records: Records,
+    pub(super) records: Records,
     values: Option<Version>,
     notifications: Option<Version>,
     notes: Option<Version>,
@@ -284,6 +284,11 @@ impl Pycket {
         self.side().delete(&side_key(id)).await
     }
 
+    /// Whether notifications have a database of their own.
+    pub(super) fn has_own_record(&self) -> bool {
+        self.notifications.is_some()
+    }
+
     /// Where notifications and notes are.
     fn side(&self) -> &Store {
         self.notifications.as_ref().unwrap_or(&self.values)
@@ -347,7 +352,7 @@ fn check_size(records: [&Option<Record>; 2], limit: usize) -> Result<(), StoreEr
 }
 
 /// The library's key is the bare id.
-fn key(id: &SessionId) -> Key {
+pub(super) fn key(id: &SessionId) -> Key {
     Key::new("", &id.text()).expect("an id is 36 visible ASCII characters")
 }
 

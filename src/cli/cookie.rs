@@ -3,8 +3,8 @@
 //! Arguments and a cookie flow in, a verdict or a signed value flows out. The rules are those of
 //! [`crate::cookie::signed`]; here is only where secret, name and time come from.
 
-mod question;
-mod show;
+pub(super) mod question;
+pub(super) mod show;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -24,7 +24,7 @@ use crate::cookie::SigningVersion;
 use crate::cookie::signed::Keyring;
 
 /// Holds the secret where nothing else does.
-const SECRET_VARIABLE: &str = "PYCKET_SECRET";
+pub(super) const SECRET_VARIABLE: &str = "PYCKET_SECRET";
 
 /// The name, age and minimum where neither flag nor configuration has them.
 const DEFAULT_NAME: &str = "PYCKET_ID";
@@ -394,11 +394,11 @@ fn wrong(reason: impl Into<String>) -> Failure {
     Failure::Arguments(reason.into())
 }
 
-fn now_nanos() -> i128 {
+pub(super) fn now_nanos() -> i128 {
     i128::from(clock::now().as_millis()) * NANOS_PER_MILLI
 }
 
-fn days(days: u32) -> i128 {
+pub(super) fn days(days: u32) -> i128 {
     i128::from(days) * SECS_PER_DAY * NANOS_PER_SEC
 }
 

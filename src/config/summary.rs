@@ -24,9 +24,9 @@ pub fn summary(config: &Config) -> String {
         "listen",
         &format!("{} with {workers}", addresses.join(", ")),
     );
-    line("storage", &storage(&config.storage));
+    line("storage", &place(&config.storage));
     if let Some(old) = &config.storage.fallback {
-        line("fallback", &storage(old));
+        line("fallback", &place(old));
     }
     line("cookie", &cookie(config));
     if let Some(policy) = config
@@ -50,7 +50,8 @@ pub fn summary(config: &Config) -> String {
     text
 }
 
-fn storage(storage: &Storage) -> String {
+/// Says where sessions are and in which format; it holds no secret.
+pub fn place(storage: &Storage) -> String {
     match &storage.engine {
         Engine::Memory { max_bytes } => format!(
             "memory, up to {}, gone when the proxy stops",

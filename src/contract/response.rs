@@ -276,7 +276,11 @@ fn text(number: usize, line: &HeaderValue) -> Result<&str, Fault> {
 }
 
 /// Checks a name that a signal mentions. How long it may be is a limit of the session.
-fn check_name(name: &str, policy: &ContractPolicy) -> Result<(), Rule> {
+///
+/// # Errors
+///
+/// The rule that it breaks.
+pub fn check_name(name: &str, policy: &ContractPolicy) -> Result<(), Rule> {
     if name.is_empty() {
         Err(Rule::EmptyName)
     } else if name.contains(char::is_control) {

@@ -300,9 +300,13 @@ fn occasion<'a>(situation: &Situation<'a>) -> Occasion<'a> {
     }
 }
 
-/// Whether the session keeps within its limits, and fits into request headers with all that
+/// Checks that a session keeps within its limits, and fits into request headers with all that
 /// waits.
-fn check(session: &Session, rules: &Rules<'_>) -> Result<(), Refusal> {
+///
+/// # Errors
+///
+/// The first limit that it breaks.
+pub fn check(session: &Session, rules: &Rules<'_>) -> Result<(), Refusal> {
     let limits = rules.session.limits;
     limits.check(session)?;
     let size = format::native::encoded_len(session);

@@ -235,6 +235,88 @@ impl Records {
     }
 }
 
+impl Records {
+    /// What waits among the notifications and can't be told in JSON: no session shows it.
+    pub fn hidden(&self, place: &Place) -> BTreeMap<String, &'static str> {
+        let opaque = match place {
+            Place::OwnRecord => {
+                let view = self.notifications.as_ref().map(Pickle::view);
+                view.unwrap_or_default().opaque
+            }
+            Place::SameRecord(names) => {
+                let mut view = self.values.as_ref().map(Pickle::view).unwrap_or_default();
+                taken_out(&mut view, names).opaque
+            }
+        };
+        let named = opaque.into_iter();
+        named.map(|(name, kind)| (name, kind.as_str())).collect()
+    }
+
+    /// The dictionaries of this session as a start for [`whole`](Self::whole) where notifications
+    /// are in another place, and the session that they make there as they are.
+    ///
+    /// What is [hidden](Self::hidden) does not come along, unless both places are of the same kind.
+    pub fn relaid(&self, session: &Session, from: &Place, to: &Place) -> (Self, Session) {
+        let mut before = session.clone();
+        match (from, to) {
+            (Place::OwnRecord, Place::OwnRecord) | (Place::SameRecord(_), Place::SameRecord(_)) => {
+                return (self.clone(), before);
+            }
+            (Place::OwnRecord, Place::SameRecord(names)) => {
+                // A value that is called like a notification would turn into one.
+                return self.freed(before, names);
+            }
+            (Place::SameRecord(_), Place::OwnRecord) => {
+                // They are among the values, from which the difference then takes them away.
+                let mut values = session.values.to_map().unwrap_or_default();
+                values.extend(session.notifications.by_name());
+                before.values = Values::from_map(&values);
+                before.opaque.names.extend(self.hidden(from));
+            }
+        }
+        before.notifications = Notifications::default();
+        let values = self.values.clone();
+        let notifications = None;
+        (
+            Self {
+                values,
+                notifications,
+            },
+            before,
+        )
+    }
+
+    /// The dictionary of values alone, without these names.
+    fn freed(&self, mut before: Session, names: &BTreeSet<String>) -> (Self, Session) {
+        let mut records = Self {
+            values: self.values.clone(),
+            notifications: None,
+        };
+        let mut values = before.values.to_map().unwrap_or_default();
+        for name in names {
+            if let Some(pickle) = &mut records.values {
+                pickle.delete(name);
+            }
+            values.remove(name);
+            before.opaque.names.remove(name);
+        }
+        before.values = Values::from_map(&values);
+        before.notifications = Notifications::default();
+        (records, before)
+    }
+
+    /// Whether both hold the same, to the byte.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let bytes = |pickle: &Option<Pickle>| pickle.as_ref().map(|pickle| pickle.write().ok());
+        let same = |one, other| match (bytes(one), bytes(other)) {
+            (None, None) => true,
+            (Some(Some(one)), Some(Some(other))) => one == other,
+            _ => false,
+        };
+        same(&self.values, &other.values) && same(&self.notifications, &other.notifications)
+    }
+}
+
 /// Adds what the notes say to the session that the dictionaries make. `key` is that of the notes.
 ///
 /// # Errors

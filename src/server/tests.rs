@@ -237,7 +237,7 @@ async fn large_bodies_stream() {
 /// come as it runs.
 fn resident_bytes() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
-    let mut pages = pages.split(' ').skip(1).map(|text| text.parse::<usize>());
+    let mut pages = pages.split(' ').skip(1).map(str::parse::<usize>);
     let (resident, shared) = (pages.next().unwrap(), pages.next().unwrap());
     (resident.unwrap() - shared.unwrap()) * 4096
 }

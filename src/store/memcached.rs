@@ -15,6 +15,8 @@ use super::{Created, Key, Record, Replaced, StoreError, Version};
 use crate::clock::{self, Timestamp};
 use crate::config::Storage;
 
+mod dump;
+
 /// Longer lifetimes are read as a moment (memcached `doc/protocol.txt`, "Expiration times").
 const MAX_RELATIVE_SECS: u64 = 30 * 24 * 60 * 60;
 

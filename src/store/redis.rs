@@ -31,6 +31,7 @@ use loads::Loads;
 
 mod answer;
 mod loads;
+mod scan;
 mod settings;
 
 /// `KEYS[1]`: the record. `ARGV[1]`: the SHA-1 of the version, in hex. `ARGV[2]` and `ARGV[3]`: the

@@ -18,6 +18,8 @@ use super::redis::Redis;
 use super::{Created, Key, Record, Replaced, StoreError, Version};
 use crate::config::{self, PythonMemcached, Routing, Storage};
 
+mod scan;
+
 /// The servers of a store, each with its breaker: one Redis, or one or many memcached.
 #[derive(Clone, Debug)]
 pub(super) struct Fleet {

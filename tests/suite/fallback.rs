@@ -166,3 +166,61 @@ fn the_way_back_is_the_same_way() {
     assert_eq!(python_app::get(&mut browser, "user"), json!("alice"));
     assert_eq!(number(&redis, &["DBSIZE"]), 0);
 }
+
+#[test]
+fn notifications_of_the_library_come_along_where_they_get_another_place() {
+    let (redis, memcached) = (RedisServer::start(), MemcachedServer::start());
+    let library = PythonApp::redis(&redis).start();
+    let mut browser = Browser::at(&library);
+    python_app::set(&mut browser, "user", &json!("alice"));
+    python_app::put(&mut browser, "point", "object");
+    python_app::notify(&mut browser, "flash", &json!("hello"));
+    let app = obedient();
+    let places = format!(
+        "storage.format = 'pycket'\nstorage.notification_names = ['flash']\n\
+         [storage.fallback]\nengine = 'redis'\nformat = 'pycket'\nport = {}\n",
+        redis.port()
+    );
+    let pycket = Pycket::with(&app)
+        .memcached(&memcached)
+        .config(&places)
+        .start();
+    browser.go_to(&pycket);
+    page(&mut browser, "/", &[]);
+    let seen = app.request(1);
+    assert_eq!(seen.session(), json!({"user": "alice"}));
+    assert_eq!(seen.notifications(), Some(json!({"flash": "hello"})));
+    assert_eq!(number(&redis, &["DBSIZE"]), 0, "nothing is left of it");
+    let there = PythonApp::memcached(&memcached).start();
+    browser.go_to(&there);
+    assert!(python_app::kept(&mut browser, "point", "object"));
+}
+
+#[test]
+fn a_session_whose_notifications_are_not_declared_in_the_new_place_goes_on_in_the_old_one() {
+    let (redis, memcached) = (RedisServer::start(), MemcachedServer::start());
+    let library = PythonApp::redis(&redis).start();
+    let app = obedient();
+    let places = format!(
+        "storage.format = 'pycket'\nstorage.notification_names = ['flash']\n\
+         [storage.fallback]\nengine = 'redis'\nformat = 'pycket'\nport = {}\n",
+        redis.port()
+    );
+    let pycket = Pycket::with(&app)
+        .memcached(&memcached)
+        .config(&places)
+        .start();
+    let mut browser = Browser::at(&library);
+    python_app::set(&mut browser, "user", &json!("alice"));
+    python_app::notify(&mut browser, "news", &json!("hello"));
+    browser.go_to(&pycket);
+    page(&mut browser, "/", &[]);
+    assert_eq!(
+        app.request(1).notifications(),
+        Some(json!({"news": "hello"}))
+    );
+    // It was shown, and nothing is in the way any more.
+    page(&mut browser, "/", &[]);
+    assert_eq!(app.request(2).session(), json!({"user": "alice"}));
+    assert_eq!(number(&redis, &["DBSIZE"]), 0, "nothing is left of it");
+}

@@ -35,11 +35,15 @@ mod http2_server;
 #[cfg(test)]
 mod http_semantics;
 #[cfg(test)]
+mod migrate;
+#[cfg(test)]
 mod nginx;
 #[cfg(test)]
 mod notifications;
 #[cfg(test)]
 mod operation;
+#[cfg(test)]
+mod operator;
 #[cfg(test)]
 mod passage;
 #[cfg(test)]
@@ -58,6 +62,8 @@ mod python_refusals;
 mod python_sharing;
 #[cfg(test)]
 mod servers;
+#[cfg(test)]
+mod session_command;
 #[cfg(test)]
 mod session_cookie;
 #[cfg(test)]

@@ -8,20 +8,20 @@ use crate::cookie;
 use crate::cookie::signed::{Invalid, Keyring, Signed, Verified, Window};
 
 /// What a cookie must be to be valid.
-pub(super) struct Question<'a> {
-    pub(super) keyring: &'a Keyring,
-    pub(super) name: &'a str,
-    pub(super) min_version: u8,
-    pub(super) max_age_nanos: i128,
-    pub(super) now_nanos: i128,
+pub(in crate::cli) struct Question<'a> {
+    pub(in crate::cli) keyring: &'a Keyring,
+    pub(in crate::cli) name: &'a str,
+    pub(in crate::cli) min_version: u8,
+    pub(in crate::cli) max_age_nanos: i128,
+    pub(in crate::cli) now_nanos: i128,
 }
 
 /// Why a cookie is not valid.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
-    pub(super) reason: String,
+pub(in crate::cli) struct Refusal {
+    pub(in crate::cli) reason: String,
     /// What may be behind it, where that can be told.
-    pub(super) hint: Option<String>,
+    pub(in crate::cli) hint: Option<String>,
 }
 
 impl Refusal {
@@ -38,7 +38,7 @@ impl Question<'_> {
     ///
     /// Double quotes count as part of a bare value, as Tornado's `decode_signed_value` has it; in a
     /// line, or together with octal escapes, they can only be those of Python's cookie library.
-    pub(super) fn ask(&self, text: &[u8]) -> Result<Verified, Refusal> {
+    pub(in crate::cli) fn ask(&self, text: &[u8]) -> Result<Verified, Refusal> {
         if text.is_empty() {
             return Err(Refusal::plain("the value is empty"));
         }

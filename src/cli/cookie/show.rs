@@ -81,7 +81,7 @@ pub(super) fn json(answer: &Answer) -> String {
 }
 
 /// JSON without a newline.
-pub(super) fn object(value: &impl Serialize) -> String {
+pub(in crate::cli) fn object(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("plain fields are JSON")
 }
 
@@ -95,7 +95,7 @@ fn value(bytes: &[u8]) -> String {
 }
 
 /// A name, with escapes for what does not show.
-pub(super) fn printable(name: &[u8]) -> String {
+pub(in crate::cli) fn printable(name: &[u8]) -> String {
     match std::str::from_utf8(name) {
         Ok("") => "(empty)".to_owned(),
         Ok(text) if text.chars().all(shows) => text.to_owned(),
@@ -110,7 +110,7 @@ fn shows(c: char) -> bool {
 }
 
 /// A moment in Unix seconds as a date, as far as years have four digits.
-pub(super) fn date(secs: i128) -> String {
+pub(in crate::cli) fn date(secs: i128) -> String {
     let moment = i64::try_from(secs)
         .ok()
         .and_then(|secs| OffsetDateTime::from_unix_timestamp(secs).ok())
@@ -130,7 +130,7 @@ pub(super) fn date(secs: i128) -> String {
 }
 
 /// How long a moment is away, in its two largest units: `3 days 4 hours ago`.
-pub(super) fn span(secs: i128, now: i128) -> String {
+pub(in crate::cli) fn span(secs: i128, now: i128) -> String {
     const UNITS: [(&str, u128); 4] = [
         ("day", 86_400),
         ("hour", 3600),
