@@ -26,10 +26,15 @@ mod storage;
 mod summary;
 mod tree;
 mod units;
+mod upstreams;
 
 pub use load::{Flags, Sources, load};
 pub use problem::{Colours, Excerpt, Place, Problem, Problems, Warning, report, report_warning};
 pub use summary::{place, summary};
+pub use upstreams::{
+    Address, Balance, Ejection, HealthCheck, Http2, Pem, Question, Retries, Scheme, Server,
+    Upstream, UpstreamTls,
+};
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -37,7 +42,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::Method;
-use http::uri::Authority;
 use ipnet::IpNet;
 
 use crate::contract::{ContractPolicy, Names};
@@ -59,6 +63,8 @@ pub struct Config {
     pub names: Names,
     /// Routes, most specific first; the last one matches everything.
     pub routes: Vec<Route>,
+    /// Who is asked for the addresses of names of upstreams; empty is the system's.
+    pub dns_servers: Vec<SocketAddr>,
     /// Whom to believe about the client, and what to tell the upstream about it.
     pub forwarding: Forwarding,
     /// Limits on what clients may send.
@@ -252,7 +258,7 @@ pub struct Route {
     pub name: String,
     /// Which requests it is for.
     pub rule: RouteMatch,
-    /// Where the application is.
+    /// Where its requests go.
     pub upstream: Upstream,
     /// The session's policy; `None` where the route has no sessions.
     pub session: Option<RoutePolicy>,
@@ -279,13 +285,6 @@ pub enum Hosts {
     Below(String),
     /// All.
     Every,
-}
-
-/// Where an application listens.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Upstream {
-    /// Host and port; the port is always spelt out.
-    pub authority: Authority,
 }
 
 /// The policy of sessions on one route.
@@ -323,7 +322,7 @@ pub struct Limits {
     pub max_head_bytes: usize,
     /// Header fields in one request head.
     pub max_head_fields: usize,
-    /// Connections that one worker opens to one upstream.
+    /// Connections that one worker opens to one server of an upstream.
     pub max_upstream_connections: usize,
 }
 

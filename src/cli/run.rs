@@ -8,6 +8,7 @@ use tracing::info;
 
 use crate::config::{Config, LogFormat, summary};
 use crate::proxy::handler::Proxy;
+use crate::proxy::upstream::Upstreams;
 use crate::server::{self, Sockets};
 use crate::store::MemoryStore;
 use crate::telemetry;
@@ -30,9 +31,13 @@ pub(super) fn serve(
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let config = Arc::new(config);
     let memory = MemoryStore::for_storage(&config.storage);
+    let upstreams = Upstreams::new(&config)?;
     let make = {
         let config = Arc::clone(&config);
-        move |worker| Proxy::for_worker(Arc::clone(&config), memory.clone(), worker)
+        move |worker| {
+            let upstreams = Arc::clone(&upstreams);
+            Proxy::for_worker(Arc::clone(&config), memory.clone(), upstreams, worker)
+        }
     };
     let report = server::run(&config, sockets, make, stop)?;
     if report.cut_off > 0 {

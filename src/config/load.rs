@@ -15,6 +15,7 @@ use super::reader::{Findings, Reader};
 use super::section::Section;
 use super::tree::{Entry, Node, Origin, Table, Value, parse_document};
 use super::units::show_duration;
+use super::upstreams::{self, Groups};
 
 use super::{
     Config, Engine, Format, RoutePolicy, cookies, headers, policy, routes, server, storage,
@@ -160,7 +161,10 @@ const PYCKET_MAX_RECORD: usize = 1 << 20;
 /// Reads all keys. `None` when there is no usable secret; the mistakes are with the reader.
 fn read(mut root: Section<'_, '_>, processors: NonZeroUsize) -> Option<Config> {
     let listen = server::listen(&mut root);
-    let upstream = server::upstream(&mut root).unwrap_or_else(server::default_upstream);
+    let mut groups = Groups::read(&mut root);
+    let upstream =
+        upstreams::upstream(&mut root, &mut groups).unwrap_or_else(upstreams::default_upstream);
+    let dns_servers = upstreams::dns_servers(&mut root);
     let engine = storage::engine(&mut root);
     let workers = server::workers(&mut root, processors);
     let storage = storage::read(root.section("storage"), engine, workers);
@@ -189,7 +193,8 @@ fn read(mut root: Section<'_, '_>, processors: NonZeroUsize) -> Option<Config> {
             policy.session.limits.max_record_bytes = PYCKET_MAX_RECORD;
         }
     }
-    let routes = routes::read(&mut root, &upstream, &policy);
+    let routes = routes::read(&mut root, &upstream, &mut groups, &policy);
+    groups.finish(&mut root);
     root.finish();
     Some(Config {
         listen,
@@ -198,6 +203,7 @@ fn read(mut root: Section<'_, '_>, processors: NonZeroUsize) -> Option<Config> {
         cookie: cookie?,
         names,
         routes,
+        dns_servers,
         forwarding,
         limits,
         timeouts,

@@ -8,8 +8,8 @@ use http::uri::Authority;
 use super::parse::{self, Wrong};
 use super::policy::{contract_overrides, notification_overrides, session_overrides};
 use super::section::Section;
-use super::server;
 use super::tree::{Node, Origin};
+use super::upstreams::{self, Groups};
 use super::{Hosts, Route, RouteMatch, RoutePolicy, Upstream};
 
 /// What of a route has an effect without sessions.
@@ -20,11 +20,12 @@ const WITHOUT_SESSION: [&str; 5] = ["host", "path", "methods", "upstream", "sess
 pub(super) fn read(
     root: &mut Section<'_, '_>,
     upstream: &Upstream,
+    groups: &mut Groups,
     policy: &RoutePolicy,
 ) -> Vec<Route> {
     let mut routes: Vec<Route> = Vec::new();
     root.tables("route", |section, origin| {
-        let route = route(section, &origin, upstream, policy, &routes);
+        let route = route(section, &origin, upstream, groups, policy, &routes);
         routes.push(route);
     });
     let every = RouteMatch {
@@ -62,13 +63,14 @@ fn route(
     mut section: Section<'_, '_>,
     origin: &Origin,
     upstream: &Upstream,
+    groups: &mut Groups,
     policy: &RoutePolicy,
     above: &[Route],
 ) -> Route {
     let host = section.read("host", host);
     let path = section.read("path", path);
     let methods = methods(&mut section);
-    let own_upstream = server::upstream(&mut section);
+    let own_upstream = upstreams::upstream(&mut section, groups);
     let has_session = section.read("session", parse::boolean).unwrap_or(true);
     let mut own_policy = policy.clone();
     session_overrides(&mut section, &mut own_policy);

@@ -152,13 +152,14 @@ impl<'a> Section<'_, 'a> {
         self.entries.contains_key(name)
     }
 
-    /// A table of keys that the environment can override one by one.
+    /// A table of keys; the environment can override them one by one if it can those around them.
     pub(super) fn section(&mut self, name: &'static str) -> Section<'_, 'a> {
         self.asked.push(name);
         let path = self.key(name);
         let node = self.entries.remove(name).map(|entry| entry.node);
         let entries = self.table_of(name, node);
-        self.child(path, entries, true)
+        let overridable = self.overridable;
+        self.child(path, entries, overridable)
     }
 
     /// The names and values of a table whose names are free.

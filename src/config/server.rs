@@ -1,17 +1,16 @@
-//! `listen`, `upstream` and `workers`; `[forwarding]`, `[limits]`, `[timeouts]` and `[log]`.
+//! `listen` and `workers`; `[forwarding]`, `[limits]`, `[timeouts]` and `[log]`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use http::HeaderName;
-use http::uri::{Authority, Uri};
 use ipnet::IpNet;
 
 use super::parse::{self, Wrong};
 use super::section::Section;
 use super::tree::Node;
-use super::{Forwarding, Limits, Log, LogFormat, LogLevel, Timeouts, Upstream};
+use super::{Forwarding, Limits, Log, LogFormat, LogLevel, Timeouts};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -41,49 +40,6 @@ fn address(node: &Node) -> Result<SocketAddr, Wrong> {
         };
         Wrong::new(format!("`{text}` is no address to listen on"), right)
     })
-}
-
-/// Reads `upstream` at the top or of a route.
-pub(super) fn upstream(section: &mut Section<'_, '_>) -> Option<Upstream> {
-    section.read("upstream", parse_upstream)
-}
-
-/// The upstream when none is configured.
-pub(super) fn default_upstream() -> Upstream {
-    Upstream {
-        authority: Authority::from_static("127.0.0.1:9000"),
-    }
-}
-
-/// The messages do not repeat the URL: a slip may have put a password in it.
-fn parse_upstream(node: &Node) -> Result<Upstream, Wrong> {
-    let form = "http://host:port, like \"http://127.0.0.1:9000\"";
-    let wrong = |what: &str| Wrong::new(what, form);
-    let uri: Uri = parse::text(node)?.parse().or(Err(wrong("not a URL")))?;
-    match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => return Err(wrong("TLS to the upstream is not in this version yet")),
-        _ => return Err(wrong("the URL's scheme is not `http`")),
-    }
-    if uri.path_and_query().is_some_and(|rest| rest != "/") {
-        return Err(wrong("the upstream has no path: requests keep theirs"));
-    }
-    let authority = uri
-        .authority()
-        .ok_or_else(|| wrong("the URL names no host"))?;
-    if authority.as_str().contains('@') {
-        return Err(wrong("the upstream takes no user or password"));
-    }
-    let port = match authority.as_str().strip_prefix(authority.host()) {
-        Some("") => 80,
-        _ => authority
-            .port_u16()
-            .filter(|port| *port != 0)
-            .ok_or_else(|| wrong("the port is not from 1 to 65535"))?,
-    };
-    let spelt_out = format!("{}:{port}", authority.host());
-    let authority = spelt_out.parse().or(Err(wrong("not a URL")))?;
-    Ok(Upstream { authority })
 }
 
 /// Reads `workers`; `auto` is one for each of the processors.

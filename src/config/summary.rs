@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::units::{show_duration, show_size};
 use super::{
-    Config, Engine, Format, NotificationPlace, Redis, RedisAddress, Route, RoutePolicy, Storage,
+    Balance, Config, Engine, Format, NotificationPlace, Redis, RedisAddress, Route, RoutePolicy,
+    Storage, Upstream,
 };
 use crate::cookie::Secure;
 use crate::exchange::{Bind, Consume, Create, OnStoreError};
@@ -39,6 +40,14 @@ pub fn summary(config: &Config) -> String {
         .find_map(|route| route.session.as_ref())
     {
         line("sessions", &sessions(policy));
+    }
+    let mut groups: Vec<&Upstream> = Vec::new();
+    for item in &config.routes {
+        let group = &item.upstream;
+        if group.is_named() && !groups.contains(&group) {
+            line("upstream", &upstream(group));
+            groups.push(group);
+        }
     }
     for item in &config.routes {
         line("route", &route(item));
@@ -136,7 +145,7 @@ fn sessions(policy: &RoutePolicy) -> String {
 }
 
 fn route(route: &Route) -> String {
-    let to = format!("{} -> http://{}", route.name, route.upstream.authority);
+    let to = format!("{} -> {}", route.name, route.upstream.name);
     let Some(policy) = &route.session else {
         return format!("{to}, no sessions");
     };
@@ -173,6 +182,24 @@ fn route(route: &Route) -> String {
         "notifications follow redirects",
     );
     format!("{to}{notes}")
+}
+
+fn upstream(group: &Upstream) -> String {
+    let servers = group.servers.iter().map(|server| {
+        let weight = match server.weight {
+            1 => String::new(),
+            weight => format!(" (weight {weight})"),
+        };
+        let drain = if server.drain { " (draining)" } else { "" };
+        format!("{}{weight}{drain}", server.url)
+    });
+    let servers = servers.collect::<Vec<_>>().join(", ");
+    let how = match group.balance {
+        Balance::RoundRobin => "in turn",
+        Balance::Least => "where least runs",
+        Balance::Session => "by session",
+    };
+    format!("{}: {how} {servers}", group.name)
 }
 
 fn count(number: usize, what: &str) -> String {

@@ -85,13 +85,65 @@ pub struct Delivered {
     pub at: Instant,
 }
 
+/// What is asked about the name of a header field.
+pub type NameTest = Arc<dyn Fn(&HeaderName) -> bool + Send + Sync>;
+
+/// Which trailer fields pass.
+#[derive(Clone)]
+pub enum Trailers {
+    /// These, which the head declared.
+    Declared(Vec<HeaderName>),
+    /// All for which this holds: by HTTP/2 trailers come undeclared.
+    All(NameTest),
+}
+
+impl Trailers {
+    /// None.
+    pub fn none() -> Self {
+        Self::Declared(Vec::new())
+    }
+
+    /// Leaves of a trailer section what may pass; `None` when that is nothing.
+    fn filter(&self, mut trailers: HeaderMap) -> Option<HeaderMap> {
+        let mut kept = HeaderMap::new();
+        match self {
+            Self::Declared(names) => {
+                for name in names {
+                    for value in trailers.get_all(name) {
+                        kept.append(name, value.clone());
+                    }
+                }
+            }
+            Self::All(may_pass) => {
+                let names: Vec<HeaderName> = trailers.keys().cloned().collect();
+                for name in names.into_iter().filter(|name| !may_pass(name)) {
+                    trailers.remove(name);
+                }
+                kept = trailers;
+            }
+        }
+        (!kept.is_empty()).then_some(kept)
+    }
+}
+
+impl fmt::Debug for Trailers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Declared(names) => f.debug_list().entries(names).finish(),
+            Self::All(_) => f.write_str("All(..)"),
+        }
+    }
+}
+
 /// What is called once when a body has ended, in whichever way.
 pub type OnEnd = Box<dyn FnOnce(Delivered) + Send>;
 
 /// A response body as it comes from the upstream.
 pub struct UpstreamBody {
     incoming: Incoming,
-    trailers: Vec<HeaderName>,
+    trailers: Trailers,
+    /// How many bytes were announced, if it was said.
+    length: Option<u64>,
     bytes: u64,
     lease: Option<Lease>,
     on_end: Option<OnEnd>,
@@ -100,11 +152,11 @@ pub struct UpstreamBody {
 }
 
 impl UpstreamBody {
-    /// Streams `incoming`. Of its trailers only those named in `trailers` pass. When it has ended,
-    /// the connection goes back to its pool if all of it was read, and is closed otherwise; then
-    /// `on_end` is called.
-    pub fn new(incoming: Incoming, trailers: Vec<HeaderName>, lease: Lease, on_end: OnEnd) -> Self {
+    /// Streams `incoming`. Of its trailers only `trailers` pass. When it has ended, connection
+    /// goes back to its pool if all of it was read, and is closed otherwise; then `on_end` is called.
+    pub fn new(incoming: Incoming, trailers: Trailers, lease: Lease, on_end: OnEnd) -> Self {
         Self {
+            length: incoming.size_hint().exact(),
             incoming,
             trailers,
             bytes: 0,
@@ -173,7 +225,8 @@ impl Drop for UpstreamBody {
         // A body without bytes (HEAD, 204, 304) is dropped without having been asked once.
         let end = if self.broken.is_some() {
             BodyEnd::UpstreamBroke
-        } else if self.incoming.is_end_stream() {
+        } else if self.incoming.is_end_stream() || self.length == Some(self.bytes) {
+            // By HTTP/2 the end can come after the last byte, when hyper does not ask any more.
             BodyEnd::Complete
         } else {
             BodyEnd::ClientLeft
@@ -197,7 +250,7 @@ pub struct RequestBody(Option<Sending>);
 #[derive(Debug)]
 struct Sending {
     incoming: Incoming,
-    trailers: Vec<HeaderName>,
+    trailers: Trailers,
     progress: Arc<Progress>,
 }
 
@@ -213,8 +266,8 @@ impl RequestBody {
         Self(None)
     }
 
-    /// Streams `incoming`. Of its trailers only those named in `trailers` pass.
-    pub fn new(incoming: Incoming, trailers: Vec<HeaderName>) -> Self {
+    /// Streams `incoming`. Of its trailers only `trailers` pass.
+    pub fn new(incoming: Incoming, trailers: Trailers) -> Self {
         if incoming.is_end_stream() {
             return Self::empty();
         }
@@ -249,7 +302,10 @@ impl http_body::Body for RequestBody {
             .store(polled.is_pending(), Ordering::Relaxed);
         let frame = match ready!(polled) {
             Some(Ok(frame)) => filter(frame, &sending.trailers),
-            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            Some(Err(error)) => {
+                progress.broken.store(true, Ordering::Relaxed);
+                return Poll::Ready(Some(Err(error)));
+            }
             None => None,
         };
         progress.advance(data_len(frame.as_ref()));
@@ -280,6 +336,8 @@ pub struct Progress {
     bytes: AtomicU64,
     /// Whether the upstream would take more than the client gives.
     starved: AtomicBool,
+    /// Whether the client broke off.
+    broken: AtomicBool,
     ended: AtomicBool,
 }
 
@@ -290,6 +348,7 @@ impl Progress {
             moved: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             starved: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         }
     }
@@ -310,6 +369,11 @@ impl Progress {
         self.starved.load(Ordering::Relaxed)
     }
 
+    /// Whether the client broke off in the middle of it.
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+
     /// Whether nothing more of it will be asked for: all has passed, or the upstream closed.
     pub fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Relaxed)
@@ -322,18 +386,11 @@ impl Progress {
 }
 
 /// Leaves of trailers what may pass; `None` when that is nothing. Data passes as it is.
-fn filter(frame: Frame<Bytes>, allowed: &[HeaderName]) -> Option<Frame<Bytes>> {
-    let trailers = match frame.into_trailers() {
-        Ok(trailers) => trailers,
-        Err(data) => return Some(data),
-    };
-    let mut kept = HeaderMap::new();
-    for name in allowed {
-        for value in trailers.get_all(name) {
-            kept.append(name, value.clone());
-        }
+fn filter(frame: Frame<Bytes>, allowed: &Trailers) -> Option<Frame<Bytes>> {
+    match frame.into_trailers() {
+        Ok(trailers) => allowed.filter(trailers).map(Frame::trailers),
+        Err(data) => Some(data),
     }
-    (!kept.is_empty()).then(|| Frame::trailers(kept))
 }
 
 fn data_len(frame: Option<&Frame<Bytes>>) -> u64 {
@@ -355,24 +412,32 @@ mod tests {
 
     #[test]
     fn only_allowed_trailers_pass() {
-        let allowed = [HeaderName::from_static("x-checksum")];
-        let kept = filter(
-            trailers(&["x-checksum", "x-session", "x-checksum"]),
-            &allowed,
-        );
-        let kept = kept.and_then(|frame| frame.into_trailers().ok()).unwrap();
-        assert_eq!(kept.len(), 2);
-        assert_eq!(kept.get_all("x-checksum").iter().count(), 2);
+        let name = HeaderName::from_static("x-checksum");
+        let test = name.clone();
+        let rules = [
+            Trailers::Declared(vec![name]),
+            Trailers::All(Arc::new(move |other| *other == test)),
+        ];
+        for allowed in rules {
+            let section = trailers(&["x-checksum", "x-session", "x-checksum"]);
+            let kept = filter(section, &allowed);
+            let kept = kept.and_then(|frame| frame.into_trailers().ok()).unwrap();
+            assert_eq!(kept.len(), 2);
+            assert_eq!(kept.get_all("x-checksum").iter().count(), 2);
+        }
     }
 
     #[test]
     fn a_trailer_section_without_allowed_fields_vanishes() {
-        assert!(filter(trailers(&["x-session"]), &[]).is_none());
+        assert!(filter(trailers(&["x-session"]), &Trailers::none()).is_none());
+        let nothing = Trailers::All(Arc::new(|_| false));
+        assert!(filter(trailers(&["x-session"]), &nothing).is_none());
     }
 
     #[test]
     fn data_passes_the_filter() {
-        let frame = filter(Frame::data(Bytes::from_static(b"abc")), &[]).unwrap();
+        let data = Frame::data(Bytes::from_static(b"abc"));
+        let frame = filter(data, &Trailers::none()).unwrap();
         assert_eq!(data_len(Some(&frame)), 3);
     }
 }

@@ -18,6 +18,7 @@ mod target;
 pub use client::{Client, Scheme};
 
 use std::fmt;
+use std::sync::Arc;
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
@@ -29,6 +30,7 @@ use survey::{Claims, Mark, Survey};
 
 use crate::config::Forwarding;
 use crate::proxy::Peer;
+use crate::proxy::body::{NameTest, Trailers};
 
 /// Why a request is refused before anything else is done with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -104,25 +106,23 @@ pub struct Inbound {
     pub client: Client,
     /// Whether the request asks for a websocket, so that 101 is a fitting answer.
     pub upgrade: bool,
-    /// The trailer fields that may go upstream; empty when the request declares none.
-    pub trailers: Vec<HeaderName>,
+    /// The trailer fields that may go upstream.
+    pub trailers: Trailers,
 }
 
 /// What a response head said that the client does not get as it stood.
 #[derive(Clone, Debug)]
 pub struct Outbound {
-    /// The trailer fields that may go downstream; empty when the response declares none.
-    pub trailers: Vec<HeaderName>,
+    /// The trailer fields that may go downstream.
+    pub trailers: Trailers,
 }
-
-/// What we ask about a header name.
-type NameTest = Box<dyn Fn(&HeaderName) -> bool + Send + Sync>;
 
 /// Rewrites heads, by rules that hold for all exchanges.
 pub struct Forwarder {
     rules: client::Rules,
     via: Option<Via>,
-    reserved: NameTest,
+    /// Whether a field may stand in a trailer section.
+    may_trail: NameTest,
 }
 
 impl fmt::Debug for Forwarder {
@@ -133,8 +133,9 @@ impl fmt::Debug for Forwarder {
 
 /// Our `Via` element for each version that a message can come by (RFC 9110 section 7.6.3).
 struct Via {
-    http_10: HeaderValue,
-    http_11: HeaderValue,
+    one_zero: HeaderValue,
+    one_one: HeaderValue,
+    two: HeaderValue,
 }
 
 impl Forwarder {
@@ -146,14 +147,15 @@ impl Forwarder {
     ) -> Self {
         let via = forwarding.via.as_deref().and_then(|pseudonym| {
             Some(Via {
-                http_10: HeaderValue::try_from(format!("1.0 {pseudonym}")).ok()?,
-                http_11: HeaderValue::try_from(format!("1.1 {pseudonym}")).ok()?,
+                one_zero: HeaderValue::try_from(format!("1.0 {pseudonym}")).ok()?,
+                one_one: HeaderValue::try_from(format!("1.1 {pseudonym}")).ok()?,
+                two: HeaderValue::try_from(format!("2 {pseudonym}")).ok()?,
             })
         });
         Self {
             rules: client::Rules::new(forwarding),
             via,
-            reserved: Box::new(reserved),
+            may_trail: Arc::new(move |name| hop::may_trail(name.as_str()) && !reserved(name)),
         }
     }
 
@@ -199,7 +201,7 @@ impl Forwarder {
             && head.version == Version::HTTP_11
             && connection.upgrade
             && hop::is_websocket(&head.headers);
-        let trailers = match framing {
+        let declared = match framing {
             Framing::Chunked => self.trailers(&head.headers),
             Framing::Empty | Framing::Length(_) => Vec::new(),
         };
@@ -212,7 +214,8 @@ impl Forwarder {
         if framing != Framing::Empty || survey.has(Mark::ContentLength) {
             write_framing(&mut head.headers, framing);
         }
-        write_trailers(&mut head.headers, &trailers);
+        write_trailers(&mut head.headers, &declared);
+        let trailers = self.passing(declared, head.version);
         if wants_trailers {
             head.headers.insert(TE, hop::TRAILERS);
             head.headers.append(CONNECTION, hop::TE_OPTION);
@@ -262,7 +265,8 @@ impl Forwarder {
         if is_framed {
             check_response_framing(&head.headers, has_body)?;
         }
-        let trailers = if has_body && survey.has(Mark::TransferEncoding) {
+        let by_http2 = head.version == Version::HTTP_2;
+        let declared = if has_body && (by_http2 || survey.has(Mark::TransferEncoding)) {
             self.trailers(&head.headers)
         } else {
             Vec::new()
@@ -271,7 +275,12 @@ impl Forwarder {
         for name in connection.nominated.iter().chain(&survey.doomed) {
             head.headers.remove(name);
         }
-        write_trailers(&mut head.headers, &trailers);
+        write_trailers(&mut head.headers, &declared);
+        if by_http2 && has_body && hop::is_grpc(&head.headers) {
+            // By HTTP/1.1 nothing trails that is not declared.
+            write_trailers(&mut head.headers, &hop::GRPC_TRAILERS);
+        }
+        let trailers = self.passing(declared, head.version);
         if switches {
             head.headers.remove(CONTENT_LENGTH);
             head.headers.insert(CONNECTION, hop::UPGRADE_OPTION);
@@ -286,16 +295,25 @@ impl Forwarder {
     fn trailers(&self, headers: &HeaderMap) -> Vec<HeaderName> {
         hop::tokens(headers, &TRAILER)
             .filter_map(|token| HeaderName::from_bytes(token).ok())
-            .filter(|name| hop::may_trail(name.as_str()) && !(self.reserved)(name))
+            .filter(|name| (self.may_trail)(name))
             .collect()
+    }
+
+    /// Which trailers pass of a message that came by this version.
+    fn passing(&self, declared: Vec<HeaderName>, version: Version) -> Trailers {
+        if version == Version::HTTP_2 {
+            Trailers::All(Arc::clone(&self.may_trail))
+        } else {
+            Trailers::Declared(declared)
+        }
     }
 
     fn write_via(&self, headers: &mut HeaderMap, version: Version) {
         if let Some(via) = &self.via {
-            let element = if version == Version::HTTP_10 {
-                &via.http_10
-            } else {
-                &via.http_11
+            let element = match version {
+                Version::HTTP_10 => &via.one_zero,
+                Version::HTTP_2 => &via.two,
+                _ => &via.one_one,
             };
             headers.append(VIA, element.clone());
         }

@@ -11,6 +11,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use tokio::task::JoinSet;
 
 use super::body::{RequestBody, UpstreamBody};
 use super::forward::{Forwarder, Framing, Inbound, Outbound, Scheme};
@@ -19,7 +20,7 @@ use super::rescue::ProxyError;
 use super::route;
 use super::sessions::Sessions;
 use super::tasks::Tasks;
-use super::upstream::{Lease, Pool};
+use super::upstream::{Group, Lease, Upstreams};
 use super::{Body, Handler, Peer, Worker, tunnel};
 use crate::archive::Archive;
 use crate::config::{Config, RouteMatch, RoutePolicy};
@@ -39,6 +40,8 @@ pub struct Proxy {
     tasks: Tasks,
     ids: RequestIds,
     access: Option<Arc<AccessLog>>,
+    /// What looks after the servers of all workers; one worker has it.
+    _watching: Option<JoinSet<()>>,
 }
 
 /// A route with what belongs to it on this worker.
@@ -47,7 +50,7 @@ struct RouteState {
     name: Arc<str>,
     rule: RouteMatch,
     policy: Option<Arc<RoutePolicy>>,
-    pool: Arc<Pool>,
+    upstream: Arc<Group>,
 }
 
 /// What the answer needs to know of the request, which has gone upstream by then.
@@ -116,6 +119,7 @@ impl Proxy {
     /// A handler for one worker.
     pub fn new(
         config: Arc<Config>,
+        upstreams: &Upstreams,
         sessions: Arc<Sessions>,
         tasks: Tasks,
         ids: RequestIds,
@@ -124,12 +128,12 @@ impl Proxy {
         let routes = config
             .routes
             .iter()
-            .zip(Pool::for_routes(&config))
-            .map(|(route, pool)| RouteState {
+            .zip(upstreams.for_worker(&config))
+            .map(|(route, upstream)| RouteState {
                 name: Arc::from(route.name.as_str()),
                 rule: route.rule.clone(),
                 policy: route.session.clone().map(Arc::new),
-                pool,
+                upstream,
             })
             .collect();
         let names = config.names.clone();
@@ -142,10 +146,12 @@ impl Proxy {
             tasks,
             ids,
             access,
+            _watching: None,
         }
     }
 
-    /// Makes a worker's handler, with its own way to the store. `memory` is shared by all workers.
+    /// Makes a worker's handler, with its own way to the store. `memory` and `upstreams` are shared
+    /// by all workers.
     ///
     /// # Errors
     ///
@@ -158,6 +164,7 @@ impl Proxy {
     pub async fn for_worker(
         config: Arc<Config>,
         memory: MemoryStore,
+        upstreams: Arc<Upstreams>,
         worker: Worker,
     ) -> Result<Self, BoxError> {
         let archive = Archive::open(&config.storage, &memory).await?;
@@ -172,13 +179,18 @@ impl Proxy {
             log
         });
         let ids = RequestIds::new()?;
-        Ok(Self::new(
+        let proxy = Self::new(
             config,
+            &upstreams,
             Arc::new(sessions),
             worker.tasks,
             ids,
             access,
-        ))
+        );
+        Ok(Self {
+            _watching: (worker.index == 0).then(|| upstreams.watch()),
+            ..proxy
+        })
     }
 
     async fn exchange(
@@ -226,7 +238,10 @@ impl Proxy {
         let body = RequestBody::new(body, inbound.trailers);
         line.count_request(body.progress());
         let request = Request::from_parts(head, body);
-        let answered = route.pool.send(request, line.last_lap()).await;
+        let id = session.as_ref().and_then(session::Session::public_id);
+        let affinity = route.upstream.affinity(id, inbound.client.address);
+        let sent = route.upstream.send(request, affinity, line.last_lap());
+        let answered = sent.await;
         line.record.upstream = line.lap();
         let (response, lease) = match answered {
             Ok(answered) => answered,

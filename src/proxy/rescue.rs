@@ -81,13 +81,16 @@ impl ProxyError {
             }
             Self::Route(_) => (400, "The path is ambiguous.", Keep, Info),
             Self::Upstream(error) => match error {
-                UpstreamError::Connect(_) => {
+                UpstreamError::Connect(_) | UpstreamError::Tls(_) | UpstreamError::NoWebSocket => {
                     (502, "The application can't be reached.", Keep, Error)
                 }
                 UpstreamError::ConnectTimeout => {
                     (504, "The application can't be reached.", Keep, Error)
                 }
                 UpstreamError::Busy => (503, "The application is busy.", Keep, Warn),
+                UpstreamError::Unavailable => {
+                    (503, "The application is not available.", Keep, Error)
+                }
                 UpstreamError::ResponseTimeout => {
                     (504, "The application did not answer in time.", Keep, Error)
                 }
@@ -127,7 +130,10 @@ impl ProxyError {
             Self::Upstream(error) => match error {
                 UpstreamError::Connect(_) => "upstream_unreachable",
                 UpstreamError::ConnectTimeout => "upstream_connect_timeout",
+                UpstreamError::Tls(_) => "upstream_tls",
+                UpstreamError::NoWebSocket => "upstream_no_websocket",
                 UpstreamError::Busy => "upstream_busy",
+                UpstreamError::Unavailable => "upstream_unavailable",
                 UpstreamError::ResponseTimeout => "upstream_timeout",
                 UpstreamError::RequestStalled => "request_timeout",
                 UpstreamError::RequestBroken(_) => "request_broken",
@@ -255,6 +261,7 @@ mod tests {
         for (error, status) in [
             (UpstreamError::ConnectTimeout, 504),
             (UpstreamError::Busy, 503),
+            (UpstreamError::Unavailable, 503),
             (UpstreamError::ResponseTimeout, 504),
         ] {
             let rescue = ProxyError::Upstream(error).rescue();

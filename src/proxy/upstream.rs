@@ -1,54 +1,40 @@
-//! Connections to an application, and requests by them.
+//! Requests to applications, and the connections they go by.
 //!
-//! A [`Pool`] belongs to one worker and one upstream. A request takes an idle connection, the one
-//! that was used last, or opens one; when the response's body has been read to its end, the
-//! connection goes back. How many exchanges run at a time is bounded, and with it the number of
-//! connections. hyper's own pooling client does the same at a price of a tenth more CPU.
+//! A route has a [`Group`] of servers, which chooses one for each request (`balance`), by what is
+//! known about their health (`health`), and sends the request by its connections to that server
+//! (`pool`): HTTP/1.1 connections that the exchange drives itself (`link`), or HTTP/2 connections that
+//! many exchanges share (`mux`). Groups and connections belong to one worker; what is known about
+//! servers is shared by all ([`Upstreams`]): how they are reached (`dial`, `tls`), where their names
+//! lead (`names`), and whether they say that they are well (`probe`).
 //!
-//! Connections have no tasks of their own: the exchange drives its connection while it waits for
-//! the head and reads the body (`link`), which saves a wake-up and a turn of the loop for each.
-//! Idle ones are looked after once a second.
-//!
-//! A request is sent a second time only when the connection was closed before a byte of it was
-//! written; everything else may have happened already, and the application alone knows.
+//! A request is sent a second time only when not a byte of it was written the first time, by a fresh
+//! connection or to another server of the group (within a `budget`); everything else may have happened
+//! already, and the application alone knows.
 //!
 //! Interim responses end here: 100 answers an `Expect` that we never forward, and hyper's server
 //! has no way to send 103 on. They do not prolong the wait for the final response.
 
+mod balance;
+mod budget;
+mod dial;
+mod group;
+mod health;
+mod http2;
 mod link;
+mod mux;
+mod names;
+mod pool;
+mod probe;
+mod server;
+mod tls;
 
-use std::collections::VecDeque;
-use std::collections::hash_map::{Entry, HashMap};
-use std::fmt;
 use std::io;
-use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll};
-use std::time::Duration;
 
-use http::uri::Authority;
-use http::{HeaderValue, Request, Response, StatusCode};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::Builder;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+pub use group::{Group, Upstreams, UpstreamsError};
+pub use pool::Lease;
+pub use tls::TlsError;
 
-use link::Link;
-
-use crate::config::Config;
-use crate::proxy::body::{Progress, RequestBody};
-use crate::proxy::forward;
-
-/// The largest response head, and the most that is read at once. Signals of a whole session have
-/// to fit; hyper's own limit would be 400 kB.
-const MAX_RESPONSE_HEAD: usize = 128 * 1024;
-
-/// How often idle connections are looked at, so that those which the upstream closed don't keep
-/// their sockets.
-const SWEEP: Duration = Duration::from_secs(1);
+use crate::proxy::body::Progress;
 
 /// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
@@ -59,9 +45,19 @@ pub enum UpstreamError {
     /// Opening a connection took too long; the request was not sent.
     #[error("the upstream did not accept a connection in time")]
     ConnectTimeout,
+    /// The server can't be trusted, or does not trust us; the request was not sent.
+    #[error("no TLS with the upstream")]
+    Tls(#[source] io::Error),
+    /// A WebSocket was asked for, and the server speaks HTTP/2 only and takes none by that (RFC
+    /// 8441); the request was not sent.
+    #[error("the upstream takes no WebSockets by HTTP/2")]
+    NoWebSocket,
     /// As many exchanges as allowed were running all the time; the request was not sent.
     #[error("all connections to the upstream are in use")]
     Busy,
+    /// All servers are out, and the group does not try them all the same; the request was not sent.
+    #[error("no server of the upstream is available")]
+    Unavailable,
     /// The whole request was sent, or the upstream did not take it, and no response came.
     #[error("the upstream did not answer in time")]
     ResponseTimeout,
@@ -77,314 +73,30 @@ pub enum UpstreamError {
     Broken(#[source] hyper::Error),
 }
 
-/// The bounds of a pool.
-#[derive(Clone, Copy, Debug)]
-pub struct PoolSettings {
-    /// Exchanges at a time, and so connections.
-    pub max_connections: usize,
-    /// How long opening a connection may take, and how long a request waits for its turn.
-    pub connect_timeout: Duration,
-    /// From the whole request sent to the response head.
-    pub response_timeout: Duration,
-    /// How long an unused connection is kept. It should be shorter than the application's own
-    /// keep-alive, or requests will meet connections that are just being closed.
-    pub idle_timeout: Duration,
-}
-
-/// One worker's connections to one upstream.
-pub struct Pool {
-    host: String,
-    port: u16,
-    /// Stands in for the `Host` that an HTTP/1.0 request may lack.
-    authority: HeaderValue,
-    settings: PoolSettings,
-    builder: Builder,
-    slots: Arc<Semaphore>,
-    /// Oldest first. A std mutex, since it is held for a few instructions and never across an
-    /// await; only one thread ever comes here.
-    idle: Mutex<VecDeque<Idle>>,
-    /// Whether a task looks after the idle ones.
-    swept: AtomicBool,
-}
-
-struct Idle {
-    link: Link,
-    since: Instant,
-}
-
-/// The right to a connection while its response is read. Dropping it closes the connection.
-pub struct Lease {
-    pool: Arc<Pool>,
-    link: Link,
-    slot: OwnedSemaphorePermit,
-}
-
-impl Pool {
-    /// A pool without connections.
-    pub fn new(authority: &Authority, settings: PoolSettings) -> Arc<Self> {
-        let mut builder = Builder::new();
-        builder
-            .max_header_size(MAX_RESPONSE_HEAD)
-            .max_buf_size(MAX_RESPONSE_HEAD);
-        let host = authority.host();
-        let host = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'))
-            .unwrap_or(host);
-        Arc::new(Self {
-            host: host.to_owned(),
-            port: authority.port_u16().unwrap_or(80),
-            // An authority is visible ASCII.
-            authority: HeaderValue::from_str(authority.as_str())
-                .unwrap_or(HeaderValue::from_static("localhost")),
-            settings,
-            builder,
-            slots: Arc::new(Semaphore::new(
-                settings.max_connections.min(Semaphore::MAX_PERMITS),
-            )),
-            idle: Mutex::default(),
-            swept: AtomicBool::new(false),
-        })
-    }
-
-    /// One pool for each route, in the order of the routes. Routes that share an upstream share
-    /// its pool.
-    pub fn for_routes(config: &Config) -> Vec<Arc<Self>> {
-        let settings = PoolSettings {
-            max_connections: config.limits.max_upstream_connections,
-            connect_timeout: config.timeouts.upstream_connect,
-            response_timeout: config.timeouts.upstream_response,
-            idle_timeout: config.timeouts.upstream_idle,
-        };
-        let mut pools = HashMap::new();
-        let pool_of = |route: &crate::config::Route| match pools.entry(route.upstream.clone()) {
-            Entry::Occupied(entry) => Arc::clone(entry.get()),
-            Entry::Vacant(entry) => {
-                Arc::clone(entry.insert(Self::new(&route.upstream.authority, settings)))
-            }
-        };
-        config.routes.iter().map(pool_of).collect()
-    }
-
-    /// Sends a request and waits for the head of its response.
-    ///
-    /// The target must be in origin-form. A `Host` is added if there is none. The response timeout
-    /// starts at `now`, and anew with every part of the body that passes. Whoever reads the
-    /// response's body must do it by [`Lease::poll`].
-    ///
-    /// # Errors
-    ///
-    /// See [`UpstreamError`]; only with the first three was the request certainly not sent.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future closes the connection if the request was sent by it. The application
-    /// may have acted upon it.
-    pub async fn send(
-        self: &Arc<Self>,
-        mut request: Request<RequestBody>,
-        now: Instant,
-    ) -> Result<(Response<Incoming>, Lease), UpstreamError> {
-        forward::ensure_host(request.headers_mut(), &self.authority);
-        let slot = self.slot().await?;
-        let progress = request.body().progress();
-        let progress = progress.as_deref();
-        let (mut link, reused) = match self.take_idle(now) {
-            Some(link) => (link, true),
-            None => (self.connect().await?, false),
-        };
-        let mut answered = self.in_time(link.send(request), progress, now).await?;
-        // The other side may have closed the connection since it was last used. If hyper gives the
-        // request back unsent, it goes by a fresh one.
-        if let Err(failure) = &mut answered
-            && reused
-            && let Some(unsent) = failure.take_message()
-        {
-            link = self.connect().await?;
-            answered = self
-                .in_time(link.send(unsent), progress, Instant::now())
-                .await?;
-        }
-        let response = answered.map_err(|failure| UpstreamError::of(failure.into_error()))?;
-        // These go on whether or not somebody reads the response: an upload that the application
-        // answers early, and the hand-over to a tunnel.
-        if progress.is_some_and(|body| !body.has_ended())
-            || response.status() == StatusCode::SWITCHING_PROTOCOLS
-        {
-            link.run_by_itself();
-        }
-        let lease = Lease {
-            pool: Arc::clone(self),
-            link,
-            slot,
-        };
-        Ok((response, lease))
-    }
-
-    /// Waits for the right to run an exchange.
-    async fn slot(&self) -> Result<OwnedSemaphorePermit, UpstreamError> {
-        if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
-            return Ok(slot);
-        }
-        let turn = Arc::clone(&self.slots).acquire_owned();
-        match timeout(self.settings.connect_timeout, turn).await {
-            Ok(Ok(slot)) => Ok(slot),
-            Ok(Err(_)) | Err(_) => Err(UpstreamError::Busy),
-        }
-    }
-
-    /// The connection that was used last. The others get old and are dropped, so that their number
-    /// follows the load down.
-    fn take_idle(&self, now: Instant) -> Option<Link> {
-        let mut idle = self.lock_idle();
-        let Idle { link, since } = idle.pop_back()?;
-        if now.saturating_duration_since(since) >= self.settings.idle_timeout {
-            // What is left is older still.
-            idle.clear();
-            return None;
-        }
-        Some(link)
-    }
-
-    fn put_idle(self: &Arc<Self>, link: Link, now: Instant) {
-        self.lock_idle().push_back(Idle { link, since: now });
-        if !self.swept.swap(true, Ordering::Relaxed) {
-            tokio::spawn(Self::sweep(Arc::downgrade(self)));
-        }
-    }
-
-    /// Drops idle connections that have grown old or were closed, until there are none.
-    async fn sweep(pool: Weak<Self>) {
-        loop {
-            sleep(SWEEP).await;
-            let Some(pool) = pool.upgrade() else { return };
-            let now = Instant::now();
-            let mut idle = pool.lock_idle();
-            idle.retain_mut(|Idle { link, since }| {
-                let age = now.saturating_duration_since(*since);
-                age < pool.settings.idle_timeout && link.is_open()
-            });
-            if idle.is_empty() {
-                pool.swept.store(false, Ordering::Relaxed);
-                return;
-            }
-        }
-    }
-
-    fn lock_idle(&self) -> MutexGuard<'_, VecDeque<Idle>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Opens a connection. Boxed, because this is rare, and would make the future of every request
-    /// larger by kilobytes that are moved around.
-    fn connect(&self) -> Pin<Box<dyn Future<Output = Result<Link, UpstreamError>> + Send + '_>> {
-        Box::pin(self.open())
-    }
-
-    async fn open(&self) -> Result<Link, UpstreamError> {
-        // A name may have several addresses; they are tried one after the other.
-        let connecting = TcpStream::connect((self.host.as_str(), self.port));
-        let stream = match timeout(self.settings.connect_timeout, connecting).await {
-            Ok(connected) => connected.map_err(UpstreamError::Connect)?,
-            Err(_elapsed) => return Err(UpstreamError::ConnectTimeout),
-        };
-        stream.set_nodelay(true).map_err(UpstreamError::Connect)?;
-        let (sender, connection) = self
-            .builder
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(UpstreamError::Broken)?;
-        Ok(Link::new(sender, connection))
-    }
-
-    /// Waits for a response head as long as something moves.
-    async fn in_time<T>(
-        &self,
-        exchange: impl Future<Output = T>,
-        progress: Option<&Progress>,
-        now: Instant,
-    ) -> Result<T, UpstreamError> {
-        let limit = self.settings.response_timeout;
-        let mut exchange = pin!(exchange);
-        let mut deadline = now + limit;
-        loop {
-            if let Ok(outcome) = timeout_at(deadline, exchange.as_mut()).await {
-                return Ok(outcome);
-            }
-            match progress {
-                Some(body) if body.last_moved() + limit > deadline => {
-                    deadline = body.last_moved() + limit;
-                }
-                Some(body) if body.is_starved() => return Err(UpstreamError::RequestStalled),
-                Some(_) | None => return Err(UpstreamError::ResponseTimeout),
-            }
-        }
-    }
-}
-
 impl UpstreamError {
-    fn of(error: hyper::Error) -> Self {
-        // The only thing of ours that can fail within hyper is the request body.
-        if error.is_user() {
+    fn of(error: hyper::Error, body: Option<&Progress>) -> Self {
+        // The only thing of ours that can fail within HTTP/1.1 is the request body; in HTTP/2 its
+        // failure looks like one of the stream.
+        if error.is_user() || body.is_some_and(Progress::is_broken) {
             Self::RequestBroken(error)
         } else {
             Self::Broken(error)
         }
     }
-}
 
-impl Lease {
-    /// Lets the connection read what has come and write what can go, and then `look`s for what it
-    /// has brought. The response's body brings nothing unless it is asked in this way.
-    pub fn poll<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        look: impl FnOnce(&mut Context<'_>) -> Poll<T>,
-    ) -> Poll<T> {
-        self.link.poll(cx, look)
-    }
-
-    /// Returns the connection to its pool. To be called when the response has been read to its
-    /// end; the connection is kept once hyper says that the request has ended, too.
-    pub fn give_back(self, now: Instant) {
-        let Self {
-            pool,
-            mut link,
-            slot,
-        } = self;
-        if link.is_ready() {
-            pool.put_idle(link, now);
-            return;
+    /// Whether it tells that something is wrong with the server.
+    fn is_servers_fault(&self) -> bool {
+        match self {
+            Self::Connect(_)
+            | Self::ConnectTimeout
+            | Self::Tls(_)
+            | Self::ResponseTimeout
+            | Self::Broken(_) => true,
+            Self::Busy
+            | Self::NoWebSocket
+            | Self::Unavailable
+            | Self::RequestStalled
+            | Self::RequestBroken(_) => false,
         }
-        if !link.is_open() {
-            return;
-        }
-        // The application answered before it had read the whole request. The slot stays taken, so
-        // that the bound on connections holds; a client that stalls may not hold it for ever.
-        tokio::spawn(async move {
-            let limit = pool.settings.response_timeout;
-            if let Ok(true) = timeout(limit, link.ready()).await {
-                pool.put_idle(link, Instant::now());
-            }
-            drop(slot);
-        });
     }
 }
-
-impl fmt::Debug for Pool {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool")
-            .field("host", &self.host)
-            .field("port", &self.port)
-            .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Lease {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease").finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -9,6 +9,8 @@
 #[cfg(test)]
 mod architecture;
 #[cfg(test)]
+mod balance;
+#[cfg(test)]
 mod concurrency;
 #[cfg(test)]
 mod contract;
@@ -29,9 +31,13 @@ mod fault_proxy;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod http2_server;
+#[cfg(test)]
 mod http_semantics;
 #[cfg(test)]
 mod migrate;
+#[cfg(test)]
+mod nginx;
 #[cfg(test)]
 mod notifications;
 #[cfg(test)]
@@ -72,3 +78,13 @@ mod store_contract;
 mod store_failures;
 #[cfg(test)]
 mod trust;
+#[cfg(test)]
+mod upstream_grpc;
+#[cfg(test)]
+mod upstream_health;
+#[cfg(test)]
+mod upstream_http2;
+#[cfg(test)]
+mod upstream_names;
+#[cfg(test)]
+mod upstream_tls;

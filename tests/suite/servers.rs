@@ -22,12 +22,12 @@ const PORT_ATTEMPTS: usize = 5;
 
 /// A child process that is killed and reaped when it is dropped.
 #[derive(Debug)]
-struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
     /// Starts a program and waits until a line of its output contains `ready`; `None` when it ends
     /// before.
-    fn start(mut command: Command, package: &str, ready: &'static str) -> Option<Self> {
+    pub(crate) fn start(mut command: Command, package: &str, ready: &'static str) -> Option<Self> {
         let (output, input) = std::io::pipe().expect("a pipe");
         command
             .stdin(Stdio::null())
@@ -89,7 +89,7 @@ impl Drop for Process {
 }
 
 /// A free port of the loopback address; the kernel gives each of several calls another one.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("it is bound").port()
 }
@@ -259,7 +259,7 @@ impl RedisServer {
 }
 
 /// Makes `ca.pem`, and `server.pem` with `server.key` that it has signed.
-fn make_certificates(directory: &Path) {
+pub(crate) fn make_certificates(directory: &Path) {
     let config = "[req]\ndistinguished_name = name\nprompt = no\n\
         [name]\nCN = localhost\n\
         [ca]\nbasicConstraints = critical, CA:TRUE\nkeyUsage = critical, keyCertSign\n\

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use super::super::summary;
 use super::*;
 use crate::config::{
-    Format, NotificationPlace, PycketFormat, PythonMemcached, RedisAddress, Routing, Storage,
+    Format, Http2, NotificationPlace, PycketFormat, PythonMemcached, RedisAddress, Routing,
+    Storage, Upstream,
 };
 use crate::cookie::Expires;
 
@@ -26,6 +27,8 @@ fn with_findings(
         flags,
         processors: NonZeroUsize::new(4).unwrap(),
         read_file: &|path: &Path| match path.to_str() {
+            Some("conf/ca.pem") => Ok(CERTIFICATE.into()),
+            Some("conf/key.pem") => Ok(KEY.into()),
             Some("conf/key") => Ok(b"0123456789abcdef0123456789abcdeg\r\n".to_vec()),
             _ => Err(io::Error::from(io::ErrorKind::NotFound)),
         },
@@ -66,7 +69,9 @@ fn the_reference_is_the_defaults() {
 
 #[test]
 fn the_reference_has_every_key_and_no_other() {
-    let with_route = format!("{REFERENCE}\n[[route]]\npath = \"/x\"\n");
+    let with_route = format!(
+        "{REFERENCE}\n[[route]]\npath = \"/x\"\nupstream = 'app'\n[upstreams.app]\nservers = ['https://a']\n"
+    );
     let (_, findings) = with_findings(Some(&with_route), &[SECRET], Flags::default()).unwrap();
     let mut table = String::new();
     let mut keys = BTreeSet::new();
@@ -80,9 +85,13 @@ fn the_reference_has_every_key_and_no_other() {
                 .unwrap()
                 .trim_matches('[')
                 .to_owned();
+            tables.extend(table.split('.').next().map(str::to_owned));
             tables.insert(table.clone());
         } else if let Some((name, _)) = line.split_once(" = ")
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+            && name.starts_with(|c: char| c.is_ascii_lowercase())
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
         {
             let dot = if table.is_empty() { "" } else { "." };
             keys.insert(format!("{table}{dot}{name}"));
@@ -109,6 +118,12 @@ fn the_reference_has_every_key_and_no_other() {
 #[test]
 fn the_lines_of_the_reference_that_are_commented_out_are_keys_with_good_values() {
     let examples = [
+        "upstream = 'app'\n[upstreams.app]\nservers = ['http://10.0.0.1:9000', \
+         { url = 'http://10.0.0.2:9000', weight = 2, drain = false }]",
+        "upstream = 'app'\n[upstreams.app]\nservers = ['https://a']\n[upstreams.app.tls]\n\
+         server_name = 'app.example.com'\nverify = true\n[upstreams.app.health]\npath = '/'\n\
+         host = 'app.example.com'\nstatus = '200-399'\ninterval = '5s'\ntimeout = '1s'\n\
+         healthy = 2\nunhealthy = 3",
         "engine = 'redis'\n[storage]\nurl = 'redis://127.0.0.1:6379'\nusername = 'pycket'\n\
          password = { env = 'REDIS_PASSWORD' }\ndatabase = 0",
         "engine = 'memcached'\n[storage]\nservers = ['127.0.0.1:11211']\nmax_connections = 8\n\
@@ -266,12 +281,12 @@ path = "/a"
       |          ^^^^^^^
       = help: "0.0.0.0:8080" for all of IPv4, "[::]:8080" for all
 
-    error: upstream: TLS to the upstream is not in this version yet
+    error: upstream: the upstream has no path: requests keep theirs
       --> conf/pycket.toml:2:12
       |
     2 | upstream = "https://app:9000/base"
       |            ^^^^^^^^^^^^^^^^^^^^^^^
-      = help: http://host:port, like "http://127.0.0.1:9000"
+      = help: http://host:port, like "http://127.0.0.1:9000"; https://, h2c:// or unix:/path
 
     error: engin: unknown key
       --> conf/pycket.toml:3:1
@@ -484,7 +499,7 @@ fn a_flag_wins_over_a_variable_and_that_over_the_file() {
     let (config, _) = with_findings(Some(text), &environment, flags).unwrap();
     let listen: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
     assert_eq!(listen, ["2.2.2.2:2", "[::1]:2"]);
-    assert_eq!(config.routes[0].upstream.authority, "c:80");
+    assert_eq!(config.routes[0].upstream.name, "http://c:80");
     let policy = config.routes[0].session.as_ref().unwrap();
     assert_eq!(policy.session.lifetimes.idle, Duration::from_hours(2));
 }
@@ -1049,8 +1064,8 @@ fn routes_are_ordered_from_the_most_specific() {
         ["shop.example.com/a", "shop.example.com/", "/a/b", "/a", "/"]
     );
     assert!(config.routes[0].session.is_none());
-    assert_eq!(config.routes[2].upstream.authority, "b:80");
-    assert_eq!(config.routes[4].upstream.authority, "127.0.0.1:9000");
+    assert_eq!(config.routes[2].upstream.name, "http://b:80");
+    assert_eq!(config.routes[4].upstream.name, "http://127.0.0.1:9000");
 }
 
 #[test]
@@ -1123,13 +1138,23 @@ fn hosts_and_paths_that_no_request_has_are_refused() {
 fn upstreams_are_spelt_out_or_refused() {
     let upstream = |url: &str| {
         let config = variables(&[("PYCKET_UPSTREAM", url)])?;
-        Ok::<_, Problems>(config.routes[0].upstream.authority.to_string())
+        Ok::<_, Problems>(config.routes[0].upstream.name.clone())
     };
-    assert_eq!(upstream("http://app").unwrap(), "app:80");
-    assert_eq!(upstream("http://[::1]:9000/").unwrap(), "[::1]:9000");
+    assert_eq!(upstream("http://app").unwrap(), "http://app:80");
+    assert_eq!(upstream("http://[::1]:9000/").unwrap(), "http://[::1]:9000");
+    assert_eq!(upstream("https://app").unwrap(), "https://app:443");
+    assert_eq!(upstream("h2c://app").unwrap(), "h2c://app:80");
+    assert_eq!(
+        upstream("http+unix:///run/a.sock").unwrap(),
+        "unix:/run/a.sock"
+    );
+    assert_eq!(
+        upstream("h2c+unix:/run/a.sock").unwrap(),
+        "h2c+unix:/run/a.sock"
+    );
     let refused = [
         "app:9000",
-        "https://app",
+        "ftp://app",
         "http://",
         "http://app/x",
         "http://app?x",
@@ -1137,6 +1162,8 @@ fn upstreams_are_spelt_out_or_refused() {
         "http://app:0",
         "http://app:99999",
         "http://app:",
+        "unix:run/a.sock",
+        "http://-",
     ];
     for url in refused {
         assert!(upstream(url).is_err(), "{url}");
@@ -1266,3 +1293,202 @@ const KEYS: [&str; 19] = [
     "forwarding.trust",
     "route",
 ];
+
+const CERTIFICATE: &str = include_str!("../../../tests/tls/certificate.pem");
+const KEY: &str = include_str!("../../../tests/tls/key.pem");
+
+#[test]
+fn tls_to_a_group_is_read_whole() {
+    let text = "upstream = 'app'
+        upstreams.app.servers = ['https://a']
+        upstreams.app.http2 = 'never'
+        [upstreams.app.tls]
+        ca_file = 'ca.pem'
+        cert = 'ca.pem'
+        key = 'key.pem'
+        server_name = 'b'";
+    let config = file(text).unwrap();
+    let upstream = &config.routes[0].upstream;
+    assert_eq!(upstream.http2, Http2::Never);
+    assert_eq!(
+        upstream.tls.ca.as_ref().unwrap().text,
+        CERTIFICATE.as_bytes()
+    );
+    let (_, key) = upstream.tls.identity.as_ref().unwrap();
+    assert_eq!(key.text, KEY.as_bytes());
+    assert_eq!(upstream.tls.server_name.as_deref(), Some("b"));
+    assert!(upstream.tls.verify);
+    assert!(
+        !format!("{config:?}").contains("BEGIN"),
+        "a key is never printed"
+    );
+}
+
+#[test]
+fn verification_is_switched_off_by_name_only_and_with_a_warning() {
+    let text =
+        "upstream = 'app'\nupstreams.app.servers = ['https://a']\nupstreams.app.tls.verify = false";
+    let (config, findings) = with_findings(Some(text), &[SECRET], Flags::default()).unwrap();
+    assert!(!config.routes[0].upstream.tls.verify);
+    let [warning] = &findings.warnings[..] else {
+        panic!("{:?}", findings.warnings)
+    };
+    assert!(
+        warning
+            .to_string()
+            .contains("certificates are not verified"),
+        "{warning}"
+    );
+}
+
+#[test]
+fn mistakes_in_tls_and_health_are_reported_with_what_would_be_right() {
+    insta::assert_snapshot!(mistakes(
+        "upstream = 'app'
+        dns_servers = ['dns.example.com']
+        [upstreams.app]
+        servers = ['https://a']
+        http2 = 'h2'
+        [upstreams.app.tls]
+        ca_file = 'none.pem'
+        cert = 'key'
+        server_name = 'a:443'
+        verify = 'no'
+        [upstreams.app.health]
+        path = 'healthz'
+        status = '200-'
+        host = 'a b'
+        timeout = '10s'
+        [upstreams.plain]
+        servers = ['http://a']
+        http2 = 'never'
+        [upstreams.plain.tls]
+        verify = true
+        [upstreams.plain.health]
+        tcp = true
+        path = '/'"
+    ), @r#"
+    dns_servers: `dns.example.com` is not the address of a DNS server; "10.0.0.53", "10.0.0.53:5353"
+    upstreams.app.http2: unknown value `h2`; "auto", "always" or "never"
+    upstreams.app.tls.ca_file: can't read conf/none.pem: entity not found; relative paths count from the configuration file's directory
+    upstreams.app.tls.cert: there is no certificate in conf/key; a PEM file: -----BEGIN CERTIFICATE-----
+    upstreams.app.tls.server_name: not the name of a server; a name or address without port, like "app.example.com"
+    upstreams.app.tls.verify: expected true or false, found text; write `true` or `false`
+    upstreams.app.health.path: not the path of a request; it begins with `/`, like "/healthz"
+    upstreams.app.health.status: not a range of statuses; "200" or "200-399"
+    upstreams.app.health.host: not a host; a name with or without port, like "app.example.com"
+    upstreams.app.health.timeout: an answer may take 10s, but the next question comes after 5s; lower `timeout`, or raise `interval`
+    upstreams.plain.servers: `tls` has no effect without a server with https://; remove it, or write https:// in `servers`
+    upstreams.plain.http2: has no effect without a server with https://; h2c:// is HTTP/2 without TLS
+    upstreams.plain.health.path: has no effect with tcp = true; remove it, or `tcp`
+    "#);
+}
+
+/// What a group is, with this beside its servers.
+fn group(more: &str) -> Result<Upstream, Problems> {
+    let text = format!(
+        "upstream = 'app'\n[upstreams.app]\nservers = ['https://a', 'http://b:9000']\n{more}"
+    );
+    file(&text).map(|config| config.routes[0].upstream.clone())
+}
+
+#[test]
+fn the_defaults_of_groups_are_those_that_the_reference_comments() {
+    let keys = |table: &str| {
+        let (_, start) = REFERENCE.split_once(&format!("# [{table}]\n")).unwrap();
+        let keys = ["\n# --", "\n# =="].iter().fold(start, |text, end| {
+            text.split_once(end).map_or(text, |(before, _)| before)
+        });
+        let keys: Vec<&str> = keys
+            .lines()
+            .filter_map(|line| line.strip_prefix("# "))
+            .filter(|line| line.contains(" = "))
+            // Which have examples.
+            .filter(|line| !line.starts_with("servers") && !line.starts_with("host"))
+            .collect();
+        assert!(keys.len() >= 5, "{keys:?}");
+        keys.join("\n")
+    };
+    let text = |group: Upstream| format!("{group:#?}");
+    let spelt_out = group(&format!(
+        "{}\ntls.verify = true\n[upstreams.app.health]\n{}",
+        keys("upstreams.app"),
+        keys("upstreams.app.health")
+    ));
+    let defaults = group("health = {}").unwrap();
+    assert_eq!(text(spelt_out.unwrap()), text(defaults));
+    assert!(group("").unwrap().health.is_none());
+}
+
+#[test]
+fn a_group_is_used_where_its_name_stands() {
+    let text = "upstream = 'app'
+        upstreams.app.servers = ['http://a', { url = 'http://b', weight = 3, drain = true }]
+        upstreams.app.balance = 'session'
+        upstreams.app.max_failures = 0
+        route = [{ path = '/x', upstream = 'http://c' }]";
+    let config = file(text).unwrap();
+    let text = summary(&config);
+    let lines: Vec<&str> = text.lines().skip(4).collect();
+    insta::assert_snapshot!(lines.join("\n"), @r"
+    upstream  app: by session http://a:80, http://b:80 (weight 3) (draining)
+    route     /x -> http://c:80
+    route     / -> app
+    ");
+    assert_eq!(config.routes[1].upstream.ejection.max_failures, 0);
+    let environment = [
+        ("PYCKET_UPSTREAMS", "{ app = { servers = ['http://d'] } }"),
+        ("PYCKET_UPSTREAM", "app"),
+    ];
+    let config = variables(&environment).unwrap();
+    assert_eq!(config.routes[0].upstream.servers[0].url, "http://d:80");
+}
+
+#[test]
+fn mistakes_in_groups_are_reported_with_what_would_be_right() {
+    insta::assert_snapshot!(mistakes(
+        "upstream = 'ap'
+        [upstreams.app]
+        servers = ['http://a', 'http://a:80', 'ftp://b', { weight = 2 }, { url = 'http://c', wieght = 2 }]
+        balance = 'random'
+        max_failure = 3
+        ejection = '2m'
+        [upstreams.'a b']
+        servers = []
+        [upstreams.none]
+        [upstreams.drained]
+        servers = [{ url = 'http://a', drain = true }]
+        [[route]]
+        path = '/x'
+        upstream = 'localhost'"
+    ), @r#"
+    upstream: there is no group of servers named `ap`; did you mean "app"?
+    upstreams.app.servers: this server stands above; give it a `weight` instead
+    upstreams.app.servers: the URL has none of the known schemes; http://host:port, like "http://127.0.0.1:9000"; https://, h2c:// or unix:/path
+    upstreams.app.servers.url: `url` is missing; { url = "http://127.0.0.1:9000" }
+    upstreams.app.servers.wieght: unknown key; did you mean `weight`?
+    upstreams.app.balance: unknown value `random`; "round_robin", "least" or "session"
+    upstreams.app.max_failure: unknown key; did you mean `max_failures`?
+    upstreams.app.ejection: the first ejection would be longer than the longest, 1m; lower `ejection`, or raise `max_ejection`
+    upstreams.a b: not a name for a group; letters, digits, `-` and `_`, like [upstreams.app]
+    upstreams.a b.servers: no server to send requests to; "http://127.0.0.1:9000"
+    upstreams.none.servers: `servers` is missing; servers = ["http://10.0.0.1:9000", "http://10.0.0.2:9000"]
+    upstreams.drained.servers: all servers are draining, so that none gets requests; leave one without `drain`
+    route.upstream: there is no group of servers named `localhost`; define [upstreams.localhost], or give a URL like "http://127.0.0.1:9000"
+    "#);
+}
+
+#[test]
+fn a_group_that_nothing_names_is_warned_of() {
+    let text = "upstreams.app.servers = ['http://a']";
+    let (_, findings) = with_findings(Some(text), &[SECRET], Flags::default()).unwrap();
+    let [warning] = &findings.warnings[..] else {
+        panic!("{:?}", findings.warnings)
+    };
+    assert!(
+        warning
+            .to_string()
+            .contains("no route sends requests there"),
+        "{warning}"
+    );
+}

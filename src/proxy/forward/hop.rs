@@ -1,12 +1,19 @@
 //! Which fields belong to one hop only, and what they say (RFC 9110 section 7.6.1).
 
-use http::header::{CONNECTION, TE, UPGRADE};
+use http::header::{CONNECTION, CONTENT_TYPE, TE, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 pub(super) const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 pub(super) const TE_OPTION: HeaderValue = HeaderValue::from_static("te");
 pub(super) const UPGRADE_OPTION: HeaderValue = HeaderValue::from_static("upgrade");
 pub(super) const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+
+/// What every answer of gRPC ends with (gRPC over HTTP/2, "Responses").
+pub(super) const GRPC_TRAILERS: [HeaderName; 3] = [
+    HeaderName::from_static("grpc-status"),
+    HeaderName::from_static("grpc-message"),
+    HeaderName::from_static("grpc-status-details-bin"),
+];
 
 /// What all `Connection` lines of a head say together.
 #[derive(Debug, Default)]
@@ -110,6 +117,13 @@ pub(super) fn may_trail(name: &str) -> bool {
                 | "warning"
                 | "www-authenticate"
         ))
+}
+
+/// Whether a message is one of gRPC: `application/grpc`, or that with a `+` or `;` and more.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    kind.and_then(|kind| kind.strip_prefix(b"application/grpc"))
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// Whether the client can take trailers.

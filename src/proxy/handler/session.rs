@@ -20,7 +20,7 @@ use crate::proxy::claim::ClaimGuard;
 use crate::proxy::line::Line;
 use crate::proxy::rescue::ProxyError;
 use crate::proxy::sessions::{CommitError, Committed, Ending, Held, Open, Presence};
-use crate::session::SessionId;
+use crate::session::{PublicId, SessionId};
 use crate::store::StoreError;
 use crate::telemetry::access::{CookieOutcome, RecordOutcome, WriteOutcome};
 use crate::telemetry::chain;
@@ -35,6 +35,14 @@ pub(super) struct Session {
     /// The version of the signed value in it; `None` unless it is valid.
     cookie_version: Option<u8>,
     claim: Option<ClaimGuard>,
+}
+
+impl Session {
+    /// The session's public id; `None` when there is none.
+    pub(super) fn public_id(&self) -> Option<&PublicId> {
+        let held = self.presence.held()?;
+        Some(&held.session().public_id)
+    }
 }
 
 impl Proxy {

@@ -10,6 +10,7 @@
 //! connection, while that waits; an idle connection has none.
 
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -19,7 +20,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Connection, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 
 use crate::proxy::body::RequestBody;
@@ -31,6 +32,7 @@ type Running = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 pub(super) struct Link {
     sender: SendRequest<RequestBody>,
     driver: Driver,
+    address: Option<IpAddr>,
 }
 
 /// The working half, and who is told when it can go on.
@@ -42,17 +44,31 @@ struct Driver {
 }
 
 impl Link {
-    pub(super) fn new(
+    /// `address` is where it goes, where that is one of a name's.
+    pub(super) fn new<S>(
         sender: SendRequest<RequestBody>,
-        connection: Connection<TokioIo<TcpStream>, RequestBody>,
-    ) -> Self {
+        connection: Connection<TokioIo<S>, RequestBody>,
+        address: Option<IpAddr>,
+    ) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let bell = Arc::new(Bell::default());
         let driver = Driver {
             running: Some(Box::pin(connection.with_upgrades())),
             waker: Waker::from(Arc::clone(&bell)),
             bell,
         };
-        Self { sender, driver }
+        Self {
+            sender,
+            driver,
+            address,
+        }
+    }
+
+    /// Where it goes, where that is one of a name's addresses.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        self.address
     }
 
     /// Sends a request and waits for the head of its response.
@@ -60,7 +76,7 @@ impl Link {
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-        let Self { sender, driver } = self;
+        let Self { sender, driver, .. } = self;
         let mut answered = pin!(sender.try_send_request(request));
         poll_fn(|cx| driver.poll(cx, |cx| answered.as_mut().poll(cx))).await
     }
@@ -91,7 +107,7 @@ impl Link {
 
     /// Waits until the next request can be sent; `false` when the connection has ended instead.
     pub(super) async fn ready(&mut self) -> bool {
-        let Self { sender, driver } = self;
+        let Self { sender, driver, .. } = self;
         poll_fn(|cx| driver.poll(cx, |cx| sender.poll_ready(cx)))
             .await
             .is_ok()

@@ -15,7 +15,7 @@ use crate::proxy::body::{RequestBody, UpstreamBody};
 use crate::proxy::forward::{Forwarder, Framing};
 use crate::proxy::rescue::ProxyError;
 use crate::proxy::tasks::Tasks;
-use crate::proxy::upstream::Pool;
+use crate::proxy::upstream::{Group, Upstreams};
 use crate::proxy::{Body, Peer, tunnel};
 use crate::telemetry::RequestIds;
 
@@ -23,7 +23,7 @@ use crate::telemetry::RequestIds;
 #[derive(Debug)]
 pub(super) struct Forward {
     forwarder: Forwarder,
-    pool: Arc<Pool>,
+    upstream: Arc<Group>,
     ids: RequestIds,
     tasks: Tasks,
 }
@@ -33,7 +33,7 @@ impl Forward {
         let reserved = |name: &http::HeaderName| name.as_str().starts_with("x-session");
         Self {
             forwarder: Forwarder::new(&config.forwarding, reserved),
-            pool: Pool::for_routes(config).remove(0),
+            upstream: Upstreams::new(config).unwrap().for_worker(config).remove(0),
             ids: RequestIds::new().unwrap(),
             tasks: worker.tasks,
         }
@@ -53,7 +53,7 @@ impl Forward {
         let method = head.method.clone();
         let body = RequestBody::new(body, inbound.trailers);
         let request = Request::from_parts(head, body);
-        let sent = self.pool.send(request, Instant::now()).await;
+        let sent = self.upstream.send(request, None, Instant::now()).await;
         let (mut response, lease) = sent.map_err(ProxyError::Upstream)?;
         let upstream = hyper::upgrade::on(&mut response);
         let (mut head, body) = response.into_parts();

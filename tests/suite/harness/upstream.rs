@@ -39,7 +39,16 @@ impl Upstream {
     /// An application that answers each request by this function. Requests are recorded before it
     /// is called.
     pub(crate) fn app(answer: impl Fn(&AppRequest) -> AppResponse + Send + Sync + 'static) -> Self {
-        Self::start(move |wire, number, state| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::listening(listener, answer)
+    }
+
+    /// The same, on a socket that listens already.
+    pub(crate) fn listening(
+        listener: TcpListener,
+        answer: impl Fn(&AppRequest) -> AppResponse + Send + Sync + 'static,
+    ) -> Self {
+        Self::start(listener, move |wire, number, state| {
             // An error is a client that went away, or one that sent nothing for long.
             if let Err(error) = serve(wire, number, state, &answer) {
                 assert_ne!(
@@ -54,7 +63,8 @@ impl Upstream {
     /// An application that does with its connections, counted from 1, what this function does,
     /// byte by byte.
     pub(crate) fn raw(script: impl Fn(Wire, usize) + Send + Sync + 'static) -> Self {
-        Self::start(move |wire, number, _| script(wire, number))
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::start(listener, move |wire, number, _| script(wire, number))
     }
 
     /// The n-th request that reached the application, counted from 1; waits for it.
@@ -75,8 +85,10 @@ impl Upstream {
         self.state.requests.lock().clone()
     }
 
-    fn start(script: impl Fn(Wire, usize, &State) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    fn start(
+        listener: TcpListener,
+        script: impl Fn(Wire, usize, &State) + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().expect("the listener is bound");
         let state = Arc::new(State::default());
         let shared = Arc::clone(&state);

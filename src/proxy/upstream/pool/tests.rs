@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
-use crate::proxy::body::{Body, BodyEnd, UpstreamBody};
+use crate::config::Address;
+use crate::proxy::body::{Body, BodyEnd, Trailers, UpstreamBody};
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -18,11 +19,19 @@ fn settings() -> PoolSettings {
         connect_timeout: Duration::from_secs(5),
         response_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_mins(1),
+        ping: Duration::ZERO,
     }
 }
 
 fn pool_at(address: SocketAddr, settings: PoolSettings) -> Arc<Pool> {
-    Pool::new(&address.to_string().parse().unwrap(), settings)
+    let mut upstream = crate::config::Upstream::sample();
+    let server = upstream.servers.first_mut().unwrap();
+    server.address = Address::Tcp {
+        host: address.ip().to_string(),
+        port: address.port(),
+    };
+    let state = ServerState::new(&upstream, &upstream.servers[0]).unwrap();
+    Pool::new(state, Http2::Auto, settings)
 }
 
 fn get() -> Request<RequestBody> {
@@ -35,10 +44,11 @@ fn get() -> Request<RequestBody> {
 
 /// Sends, reads the whole body, gives the connection back.
 async fn exchange(pool: &Arc<Pool>) -> Result<String, UpstreamError> {
-    let (response, lease) = pool.send(get(), Instant::now()).await?;
+    let sent = pool.send(get(), Instant::now()).await;
+    let (response, lease) = sent.map_err(|failed| failed.error)?;
     let (ended, end) = oneshot::channel();
     let on_end = Box::new(|delivered| ended.send(delivered).unwrap());
-    let body = UpstreamBody::new(response.into_body(), Vec::new(), lease, on_end);
+    let body = UpstreamBody::new(response.into_body(), Trailers::none(), lease, on_end);
     let body = Body::Upstream(body).collect().await.unwrap().to_bytes();
     assert_eq!(end.await.unwrap().end, BodyEnd::Complete);
     Ok(String::from_utf8(body.to_vec()).unwrap())
@@ -227,8 +237,15 @@ async fn an_upstream_that_refuses_is_told_apart() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let error = exchange(&pool_at(address, settings())).await.unwrap_err();
-    assert!(matches!(error, UpstreamError::Connect(_)), "{error:?}");
+    let sent = pool_at(address, settings())
+        .send(get(), Instant::now())
+        .await;
+    let failed = sent.unwrap_err();
+    assert!(
+        matches!(failed.error, UpstreamError::Connect(_)),
+        "{failed:?}"
+    );
+    assert!(failed.unsent.is_some(), "it can go elsewhere");
 }
 
 #[tokio::test]

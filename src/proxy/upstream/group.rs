@@ -1,0 +1,287 @@
+//! The servers of a route: which one gets a request, and who gets it when that one can't.
+
+use std::collections::hash_map::{Entry, HashMap};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::UpstreamError;
+use super::balance::{self, RoundRobin};
+use super::budget::Budget;
+use super::health::{self, WHOLE};
+use super::pool::{Lease, Pool, PoolSettings};
+use super::probe;
+use super::server::ServerState;
+use super::tls::TlsError;
+use crate::config::{Balance, Config, Ejection, Upstream};
+use crate::proxy::body::RequestBody;
+use crate::session::PublicId;
+use crate::telemetry::chain;
+
+/// One request is sent to so many servers at most: each may take the connect timeout.
+const MAX_TRIES: usize = 3;
+
+/// What all workers know together about all upstreams.
+pub struct Upstreams {
+    servers: HashMap<Upstream, Vec<Arc<ServerState>>>,
+    dns_servers: Vec<SocketAddr>,
+}
+
+/// An upstream whose settings can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error("upstream {upstream}")]
+pub struct UpstreamsError {
+    /// Its name.
+    pub upstream: String,
+    /// What is wrong.
+    #[source]
+    pub source: TlsError,
+}
+
+/// One worker's way to the servers of a route.
+pub struct Group {
+    members: Vec<Member>,
+    balance: Balance,
+    ejection: Ejection,
+    /// Whether there is nothing to choose.
+    alone: bool,
+    /// Std mutexes: one thread uses them, and no await happens under them.
+    turn: Mutex<RoundRobin>,
+    budget: Mutex<Budget>,
+    random: AtomicU64,
+}
+
+/// A server of a group.
+struct Member {
+    state: Arc<ServerState>,
+    pool: Arc<Pool>,
+}
+
+impl Upstreams {
+    /// All that the routes of this configuration use.
+    ///
+    /// # Errors
+    ///
+    /// Settings of TLS that can't be used.
+    pub fn new(config: &Config) -> Result<Arc<Self>, UpstreamsError> {
+        let mut servers = HashMap::new();
+        for route in &config.routes {
+            if let Entry::Vacant(entry) = servers.entry(route.upstream.clone()) {
+                let upstream = entry.key();
+                let states = upstream
+                    .servers
+                    .iter()
+                    .map(|server| ServerState::new(upstream, server));
+                let states = states.collect::<Result<_, _>>();
+                let states = states.map_err(|source| UpstreamsError {
+                    upstream: upstream.name.clone(),
+                    source,
+                })?;
+                entry.insert(states);
+            }
+        }
+        Ok(Arc::new(Self {
+            servers,
+            dns_servers: config.dns_servers.clone(),
+        }))
+    }
+
+    /// Looks after the servers for all workers, on the current runtime, until what is returned is
+    /// dropped: keeps names fresh, and asks servers whether they are well.
+    pub fn watch(&self) -> JoinSet<()> {
+        let mut watching = JoinSet::new();
+        for (upstream, states) in &self.servers {
+            // A server that is draining may be gone already.
+            let asked = states.iter().filter(|state| !state.server.drain);
+            for (state, check) in asked.zip(upstream.health.iter().cycle()) {
+                watching.spawn(probe::watch(Arc::clone(state), check.clone()));
+            }
+            for name in states.iter().filter_map(|state| state.dialer.name()) {
+                let (name, servers) = (Arc::clone(name), self.dns_servers.clone());
+                watching.spawn(async move { name.keep(&servers).await });
+            }
+        }
+        watching
+    }
+
+    /// A worker's groups: one for each route, in the order of the routes. Routes that share an
+    /// upstream share its group.
+    pub fn for_worker(&self, config: &Config) -> Vec<Arc<Group>> {
+        let settings = PoolSettings {
+            max_connections: config.limits.max_upstream_connections,
+            connect_timeout: config.timeouts.upstream_connect,
+            response_timeout: config.timeouts.upstream_response,
+            idle_timeout: config.timeouts.upstream_idle,
+            ping: Duration::ZERO,
+        };
+        let mut groups: HashMap<&Upstream, Arc<Group>> = HashMap::new();
+        let mut of_routes = Vec::with_capacity(config.routes.len());
+        for route in &config.routes {
+            let group = groups.entry(&route.upstream).or_insert_with(|| {
+                let states = self.servers.get(&route.upstream).into_iter().flatten();
+                Arc::new(Group::new(&route.upstream, states.cloned(), settings))
+            });
+            of_routes.push(Arc::clone(group));
+        }
+        of_routes
+    }
+}
+
+impl Group {
+    fn new(
+        upstream: &Upstream,
+        states: impl Iterator<Item = Arc<ServerState>>,
+        mut settings: PoolSettings,
+    ) -> Self {
+        settings.ping = upstream.http2_ping;
+        let members: Vec<Member> = states
+            .map(|state| Member {
+                pool: Pool::new(Arc::clone(&state), upstream.http2, settings),
+                state,
+            })
+            .collect();
+        Self {
+            alone: members.len() == 1 && upstream.ejection.panic_threshold < 100,
+            balance: upstream.balance,
+            ejection: upstream.ejection,
+            turn: Mutex::new(RoundRobin::new(members.len())),
+            budget: Mutex::new(Budget::new(upstream.retries, Instant::now())),
+            // Without randomness, the first draws of all workers are alike, and no more.
+            random: AtomicU64::new(getrandom::u64().unwrap_or_default()),
+            members,
+        }
+    }
+
+    /// What a request is shared out by, where that is its session: the session's public id, or
+    /// without a session, the client's address.
+    pub fn affinity(&self, session: Option<&PublicId>, client: IpAddr) -> Option<u64> {
+        if self.balance != Balance::Session {
+            return None;
+        }
+        Some(match (session, client.to_canonical()) {
+            (Some(id), _) => balance::hash(id.as_bytes()),
+            (None, IpAddr::V4(address)) => balance::hash(&address.octets()),
+            (None, IpAddr::V6(address)) => balance::hash(&address.octets()),
+        })
+    }
+
+    /// Sends a request to one of the servers, and waits for the head of its response.
+    ///
+    /// `affinity` is what [`Group::affinity`] said. The target must be in origin-form. A `Host` is
+    /// added if there is none. The response timeout starts at `now`, and anew with every part of
+    /// the body that passes. Whoever reads the response's body must do it by [`Lease::poll`].
+    ///
+    /// Where a server certainly has not got a byte of the request, the next one gets it, within the
+    /// retry budget.
+    ///
+    /// # Errors
+    ///
+    /// See [`UpstreamError`], which says whether the request was certainly not sent.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection if the request was sent by it. The application
+    /// may have acted upon it.
+    pub async fn send(
+        &self,
+        mut request: Request<RequestBody>,
+        affinity: Option<u64>,
+        mut now: Instant,
+    ) -> Result<(Response<Incoming>, Lease), UpstreamError> {
+        let mut tried: Vec<usize> = Vec::new();
+        let mut failure = UpstreamError::Unavailable;
+        if !self.alone {
+            lock(&self.budget).asked();
+        }
+        while let Some(index) = self.choose(affinity, &tried, now)
+            && let Some(Member { state, pool }) = self.members.get(index)
+        {
+            let running = (!self.alone).then(|| state.run());
+            let failed = match pool.send(request, now).await {
+                Ok((response, mut lease)) => {
+                    if let Some(running) = running {
+                        state.answered();
+                        lease.count(running);
+                    }
+                    return Ok((response, lease));
+                }
+                Err(failed) => failed,
+            };
+            failure = failed.error;
+            if self.alone {
+                break;
+            }
+            state.failed(&failure);
+            tried.push(index);
+            let Some(unsent) = failed.unsent else { break };
+            now = Instant::now();
+            if tried.len() >= MAX_TRIES.min(self.members.len()) || !lock(&self.budget).take(now) {
+                break;
+            }
+            debug!(server = %state.server.url, "the next server gets a request that was not sent: {}", chain(&failure));
+            request = *unsent;
+        }
+        Err(failure)
+    }
+
+    /// The server for a request that those in `tried` could not be sent.
+    fn choose(&self, affinity: Option<u64>, tried: &[usize], now: Instant) -> Option<usize> {
+        if self.alone {
+            return tried.is_empty().then_some(0);
+        }
+        let taking = || self.members.iter().filter(|it| !it.state.server.drain);
+        let shares = taking().map(|member| member.state.share(now));
+        let panic = health::is_panic(shares, self.ejection.panic_threshold);
+        let weight = |index: usize| match self.members.get(index) {
+            Some(Member { state, .. }) if !state.server.drain && !tried.contains(&index) => {
+                let share = if panic { WHOLE } else { state.share(now) };
+                state.server.weight.saturating_mul(share)
+            }
+            Some(_) | None => 0,
+        };
+        let of = |index: usize| self.members.get(index).map(|member| &*member.state);
+        let count = self.members.len();
+        match (self.balance, affinity) {
+            (Balance::RoundRobin, _) => lock(&self.turn).choose(weight),
+            (Balance::Session, Some(key)) => {
+                let id = |index| of(index).map_or(0, |state| state.id);
+                balance::rendezvous(count, weight, id, key)
+            }
+            (Balance::Least | Balance::Session, _) => {
+                let running = |index| of(index).map_or(0, ServerState::running);
+                balance::least(count, weight, running, [self.draw(), self.draw()])
+            }
+        }
+    }
+
+    /// `SplitMix64`: who can guess it knows which of two idle servers gets the next request.
+    fn draw(&self) -> u64 {
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        balance::mix(self.random.fetch_add(STEP, Ordering::Relaxed))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for Upstreams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstreams").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let urls = self.members.iter().map(|member| &member.state.server.url);
+        f.debug_list().entries(urls).finish()
+    }
+}
