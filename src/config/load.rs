@@ -17,7 +17,8 @@ use super::tree::{Entry, Node, Origin, Table, Value, parse_document};
 use super::units::show_duration;
 
 use super::{
-    Config, Engine, Format, RoutePolicy, cookies, headers, policy, routes, server, storage,
+    Config, Engine, Format, RoutePolicy, cookies, headers, listeners, policy, routes, server,
+    storage,
 };
 use crate::exchange::Consume;
 
@@ -159,7 +160,7 @@ const PYCKET_MAX_RECORD: usize = 1 << 20;
 
 /// Reads all keys. `None` when there is no usable secret; the mistakes are with the reader.
 fn read(mut root: Section<'_, '_>, processors: NonZeroUsize) -> Option<Config> {
-    let listen = server::listen(&mut root);
+    let listeners = listeners::read(&mut root);
     let upstream = server::upstream(&mut root).unwrap_or_else(server::default_upstream);
     let engine = storage::engine(&mut root);
     let workers = server::workers(&mut root, processors);
@@ -192,7 +193,7 @@ fn read(mut root: Section<'_, '_>, processors: NonZeroUsize) -> Option<Config> {
     let routes = routes::read(&mut root, &upstream, &policy);
     root.finish();
     Some(Config {
-        listen,
+        listeners,
         workers,
         storage,
         cookie: cookie?,

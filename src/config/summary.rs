@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::units::{show_duration, show_size};
 use super::{
-    Config, Engine, Format, NotificationPlace, Redis, RedisAddress, Route, RoutePolicy, Storage,
+    Config, Engine, Format, Listener, NotificationPlace, Redis, RedisAddress, Route, RoutePolicy,
+    Storage,
 };
 use crate::cookie::Secure;
 use crate::exchange::{Bind, Consume, Create, OnStoreError};
@@ -17,7 +18,7 @@ pub fn summary(config: &Config) -> String {
         // Writing to a String can't fail.
         let _infallible = writeln!(text, "{subject:<9} {what}");
     };
-    let addresses: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+    let addresses: Vec<String> = config.listeners.iter().map(listener).collect();
     let workers = count(config.workers.get(), "worker");
     line(
         "listen",
@@ -37,6 +38,14 @@ pub fn summary(config: &Config) -> String {
     }
     for item in &config.routes {
         line("route", &route(item));
+    }
+    text
+}
+
+fn listener(listener: &Listener) -> String {
+    let mut text = listener.address.to_string();
+    if !listener.proxy_protocol.is_empty() {
+        text.push_str(" (PROXY protocol)");
     }
     text
 }

@@ -28,6 +28,8 @@ mod harness;
 #[cfg(test)]
 mod http_semantics;
 #[cfg(test)]
+mod listeners;
+#[cfg(test)]
 mod notifications;
 #[cfg(test)]
 mod operation;

@@ -57,6 +57,9 @@ fn mistakes(text: &str) -> String {
     lines.join("\n")
 }
 
+/// A listener with all of its keys.
+const LISTENER: &str = "[[listener]]\naddress = 'unix:/run/pycket/http.sock'\nmode = '0660'\n";
+
 #[test]
 fn the_reference_is_the_defaults() {
     let reference = file(REFERENCE).unwrap();
@@ -66,7 +69,7 @@ fn the_reference_is_the_defaults() {
 
 #[test]
 fn the_reference_has_every_key_and_no_other() {
-    let with_route = format!("{REFERENCE}\n[[route]]\npath = \"/x\"\n");
+    let with_route = format!("{REFERENCE}\n[[route]]\npath = \"/x\"\n{LISTENER}");
     let (_, findings) = with_findings(Some(&with_route), &[SECRET], Flags::default()).unwrap();
     let mut table = String::new();
     let mut keys = BTreeSet::new();
@@ -82,7 +85,10 @@ fn the_reference_has_every_key_and_no_other() {
                 .to_owned();
             tables.insert(table.clone());
         } else if let Some((name, _)) = line.split_once(" = ")
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+            && name.starts_with(|c: char| c.is_ascii_lowercase())
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
         {
             let dot = if table.is_empty() { "" } else { "." };
             keys.insert(format!("{table}{dot}{name}"));
@@ -122,6 +128,7 @@ fn the_lines_of_the_reference_that_are_commented_out_are_keys_with_good_values()
          servers = ['10.0.0.5:11211', ['10.0.0.6:11211', 2]]\nnotification_names = ['flash']",
         "engine = 'redis'\n[storage.fallback]\nengine = 'redis'\nformat = 'pycket'\nhost = '127.0.0.1'",
         "[cookies]\ndomain = 'example.com'\nexpires = 2030-01-01T00:00:00Z\nmax_age = '30d'",
+        LISTENER,
         "[headers]\nexpose = ['user', 'theme']\n[headers.inject]\n'X-Remote-User' = 'user'\n\
          'X-Display-Name' = { value = 'name', encode = 'utf-8' }",
     ];
@@ -483,7 +490,11 @@ fn a_flag_wins_over_a_variable_and_that_over_the_file() {
         ..Flags::default()
     };
     let (config, _) = with_findings(Some(text), &environment, flags).unwrap();
-    let listen: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+    let listen: Vec<String> = config
+        .listeners
+        .iter()
+        .map(|listener| listener.address.to_string())
+        .collect();
     assert_eq!(listen, ["2.2.2.2:2", "[::1]:2"]);
     assert_eq!(config.routes[0].upstream.authority, "c:80");
     let policy = config.routes[0].session.as_ref().unwrap();
@@ -1085,7 +1096,7 @@ fn networks_are_read_as_they_are_meant() {
         .unwrap()
         .forwarding
         .trust;
-    let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
+    let networks: Vec<String> = networks.networks.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["10.0.0.0/8", "192.0.2.7/32", "::1/128"]);
     insta::assert_snapshot!(mistakes("[forwarding]\ntrust = ['10.1.2.3/8', 'lan']"), @r#"
     forwarding.trust: `10.1.2.3/8` has bits set outside of the network; "10.0.0.0/8"
@@ -1198,3 +1209,59 @@ const KEYS: [&str; 19] = [
     "forwarding.trust",
     "route",
 ];
+
+#[test]
+fn listeners_of_all_kinds_are_read() {
+    let shown = |text: &str| {
+        let listeners = file(text).unwrap().listeners;
+        let listeners = listeners.iter();
+        let shown = listeners.map(|listener| format!("{} {}", listener.address, listener.http2));
+        shown.collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!(shown(""), "127.0.0.1:8080 true");
+    assert_eq!(
+        shown("listen = ['[::1]:80', 'unix:/run/a.sock', 'systemd', 'systemd:web']"),
+        "[::1]:80 true, unix:/run/a.sock true, systemd true, systemd:web true"
+    );
+    assert_eq!(
+        shown("[[listener]]\naddress = '[::]:443'\nhttp2 = false"),
+        "[::]:443 false"
+    );
+    assert_eq!(
+        shown("listen = '127.0.0.1:1'\n[[listener]]\naddress = ['127.0.0.1:2', '127.0.0.1:3']"),
+        "127.0.0.1:1 true, 127.0.0.1:2 true, 127.0.0.1:3 true"
+    );
+}
+
+#[test]
+fn mistakes_in_listeners_are_named() {
+    insta::assert_snapshot!(
+        mistakes("listen = ['unix:run/a', 'systemd:', 'localhost:80']\nforwarding.trust = ['unx']"),
+        @r#"
+    listen: the socket's path is not absolute; "unix:/run/pycket/http.sock"
+    listen: the name of the socket is empty; "systemd" for all of them
+    listen: `localhost:80` is no address to listen on; an IP address and a port: "127.0.0.1:8080", "[::1]:8080"
+    forwarding.trust: `unx` is no network; "10.0.0.0/8", "fd00::/8", "192.0.2.7"
+    "#
+    );
+    insta::assert_snapshot!(
+        mistakes(
+            "listen = ':80'\n[[listener]]\nadress = '127.0.0.1:80'\n\
+             [[listener]]\naddress = '127.0.0.1:81'\nmode = '660'\n\
+             [[listener]]\naddress = 'unix:/a'\nmode = 660\n\
+             [[listener]]\naddress = 'unix:/b'\nmode = '0999'"
+        ),
+        @r#"
+    listen: `:80` is no address to listen on; "0.0.0.0:80" for all of IPv4, "[::]:80" for all
+    listener.adress: unknown key; did you mean `address`?
+    listener.mode: has no effect: only unix sockets have permissions; remove it
+    listener.mode: a number would be read as a decimal one; three or four octal digits in quotes, like "0660"
+    listener.mode: not the permissions of a file; three or four octal digits in quotes, like "0660"
+    listener.address: no address to listen on; address = "127.0.0.1:8443"
+    "#
+    );
+    insta::assert_snapshot!(
+        mistakes("listen = ['127.0.0.1:80', '127.0.0.1:0', '127.0.0.1:0', '127.0.0.1:80']"),
+        @"listen: 127.0.0.1:80 is listened on twice; remove one"
+    );
+}

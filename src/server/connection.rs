@@ -1,0 +1,463 @@
+//! One client connection: what is spoken on it, and its exchanges.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::debug;
+
+use super::gauge::{Gauge, Overdue, Patience, Verdict};
+use super::transport::{Gauged, Wire};
+use super::{Phase, reached};
+use crate::config::{Config, Listener};
+use crate::proxy::tasks::Tasks;
+use crate::proxy::{Body, Handler, Peer, Remote};
+
+/// hyper keeps this many header fields on the stack; any other bound costs an allocation.
+const HYPERS_MAX_FIELDS: usize = 100;
+/// The most that hyper reads at once, and keeps of what can't be written yet, for each stream of
+/// HTTP/2. hyper's own bound would be 400 kB.
+const BUFFER: usize = 64 * 1024;
+/// Tells the client that no request after this one is read (RFC 9112 section 9.6).
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+/// What a connection of HTTP/2 begins with (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long a client that was told of the end has to close its side.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// What all connections of a worker share.
+pub(super) struct Shared<H> {
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+    limits: Limits,
+    patience: Patience,
+    pub(super) handler: Arc<H>,
+    pub(super) places: Arc<Semaphore>,
+    pub(super) connections: Tasks,
+    pub(super) exchanges: Arc<Exchanges>,
+    pub(super) stopping: watch::Receiver<Phase>,
+}
+
+/// Bounds that are held here and not by hyper.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    requests: u32,
+    fields: usize,
+}
+
+impl<H: Handler> Shared<H> {
+    pub(super) fn new(
+        config: &Config,
+        handler: H,
+        places: Arc<Semaphore>,
+        stopping: watch::Receiver<Phase>,
+    ) -> Self {
+        Self {
+            http1: http1(config),
+            http2: http2(config),
+            limits: Limits {
+                requests: config.limits.max_requests_per_connection,
+                fields: config.limits.max_head_fields,
+            },
+            patience: Patience {
+                head: config.timeouts.client_head,
+                idle: config.timeouts.client_idle,
+                write: config.timeouts.client_write,
+            },
+            handler: Arc::new(handler),
+            places,
+            connections: Tasks::default(),
+            exchanges: Arc::default(),
+            stopping,
+        }
+    }
+}
+
+/// How hyper reads requests of HTTP/1. Times are not its business: see [`Gauge`].
+fn http1(config: &Config) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(None)
+        // A client that closes its half is gone: its upstream exchange is dropped.
+        .half_close(false)
+        .max_header_size(config.limits.max_head_bytes)
+        .max_buf_size(config.limits.max_head_bytes.max(BUFFER));
+    if config.limits.max_head_fields != HYPERS_MAX_FIELDS {
+        http.max_headers(config.limits.max_head_fields);
+    }
+    http
+}
+
+/// How hyper and h2 read requests of HTTP/2. The bound on a head bounds CONTINUATION frames, too:
+/// h2 takes no more of them than such a head needs.
+fn http2(config: &Config) -> http2::Builder<TokioExecutor> {
+    let limits = &config.limits;
+    let ping = config.timeouts.client_ping;
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
+        .max_concurrent_streams(limits.http2_max_streams)
+        .max_pending_accept_reset_streams(limits.http2_max_resets)
+        .max_local_error_reset_streams(limits.http2_max_resets)
+        .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX))
+        .initial_stream_window_size(limits.http2_stream_window)
+        .initial_connection_window_size(limits.http2_connection_window)
+        .max_send_buf_size(BUFFER)
+        .keep_alive_interval((!ping.is_zero()).then_some(ping))
+        .keep_alive_timeout(ping);
+    http
+}
+
+/// A connection that was accepted, and what came with it.
+pub(super) struct Accepted {
+    pub(super) wire: Wire,
+    pub(super) remote: Remote,
+    pub(super) listener: Arc<Listener>,
+    pub(super) at: Instant,
+}
+
+/// Serves a connection to its end. `place` is given back when nothing of it is left.
+pub(super) async fn serve<H: Handler>(
+    accepted: Accepted,
+    place: Box<dyn std::any::Any + Send + Sync>,
+    shared: Arc<Shared<H>>,
+) {
+    let remote = accepted.remote;
+    let mut stopping = shared.stopping.clone();
+    let ended = tokio::select! {
+        // One of which nothing is known yet is an idle one.
+        () = reached(&mut stopping, Phase::Draining) => Ok(None),
+        opened = open(accepted, &shared) => opened.map(Some),
+    };
+    let opened = match ended {
+        Ok(Some(opened)) => opened,
+        Ok(None) => return,
+        Err(error) => {
+            debug!(client = %remote, %error, "a connection came to nothing");
+            return;
+        }
+    };
+    let gauge = Arc::new(Gauge::new(opened.at));
+    let io = Gauged::new(opened.wire, Arc::clone(&gauge));
+    let client = Arc::new(Client {
+        peer: Arc::new(Peer::new(opened.remote, false).with_place(place)),
+        gauge,
+        shared,
+    });
+    if let Err(error) = speak(io, opened.protocol, &client).await {
+        // Mostly clients that went away.
+        debug!(client = %remote, %error, "a client connection ended");
+    }
+}
+
+/// A connection of which it is known what is spoken.
+struct Opened {
+    wire: Wire,
+    protocol: Protocol,
+    remote: Remote,
+    at: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// Finds out what the client speaks.
+async fn open<H>(accepted: Accepted, shared: &Shared<H>) -> io::Result<Opened> {
+    let Accepted {
+        mut wire,
+        remote,
+        listener,
+        at,
+    } = accepted;
+    let protocol = if listener.http2 {
+        timeout(shared.patience.head, prior_knowledge(&mut wire)).await??
+    } else {
+        Protocol::Http1
+    };
+    Ok(Opened {
+        wire,
+        protocol,
+        remote,
+        at,
+    })
+}
+
+/// Looks whether the client begins as one that knows that HTTP/2 is spoken here (RFC 9113
+/// section 3.3). No request of HTTP/1 begins so.
+async fn prior_knowledge(wire: &mut Wire) -> io::Result<Protocol> {
+    loop {
+        let early = wire.early();
+        let common = early.len().min(PREFACE.len());
+        if early.get(..common) != PREFACE.get(..common) {
+            return Ok(Protocol::Http1);
+        }
+        if common == PREFACE.len() {
+            return Ok(Protocol::Http2);
+        }
+        wire.read_early().await?;
+    }
+}
+
+/// A connection, for its exchanges.
+struct Client<H> {
+    peer: Arc<Peer>,
+    gauge: Arc<Gauge>,
+    shared: Arc<Shared<H>>,
+}
+
+/// Lets hyper speak.
+async fn speak<H: Handler>(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    protocol: Protocol,
+    client: &Arc<Client<H>>,
+) -> Result<(), hyper::Error> {
+    let io = TokioIo::new(io);
+    let service = service_fn(|request| answer(Arc::clone(client), request));
+    match protocol {
+        Protocol::Http1 => {
+            let connection = client.shared.http1.serve_connection(io, service);
+            drive(connection.with_upgrades(), client).await
+        }
+        Protocol::Http2 => {
+            client.gauge.is_multiplexed();
+            let connection = client.shared.http2.serve_connection(io, service);
+            drive(connection, client).await
+        }
+    }
+}
+
+/// What both of hyper's connections can.
+trait Drive: Future<Output = Result<(), hyper::Error>> {
+    /// Ends it when what is under way has ended.
+    fn finish(self: Pin<&mut Self>);
+}
+
+impl<I, S, B> Drive for http1::UpgradeableConnection<I, S>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = B>,
+    S::Error: Into<super::BoxError>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    B: http_body::Body + 'static,
+    B::Error: Into<super::BoxError>,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<I, S, B, E> Drive for http2::Connection<I, S, E>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = B>,
+    S::Error: Into<super::BoxError>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    B: http_body::Body + 'static,
+    B::Error: Into<super::BoxError>,
+    E: hyper::rt::bounds::Http2ServerConnExec<S::Future, B>,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// Runs a connection until it ends, the server stops, or the client's time is over.
+async fn drive<H: Handler>(connection: impl Drive, client: &Client<H>) -> Result<(), hyper::Error> {
+    let (gauge, shared) = (&client.gauge, &client.shared);
+    let mut stopping = shared.stopping.clone();
+    let mut connection = pin!(connection);
+    let mut stop = pin!(reached(&mut stopping, Phase::Draining));
+    let mut timer = pin!(sleep_until(Instant::now() + shared.patience.head));
+    let mut finishing: Option<Instant> = None;
+    std::future::poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                return Poll::Ready(ended);
+            }
+            let is_last = finishing.is_none() && gauge.begun() >= shared.limits.requests;
+            if finishing.is_none() && (is_last || stop.as_mut().poll(cx).is_ready()) {
+                finishing = Some(Instant::now());
+                connection.as_mut().finish();
+                continue;
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let now = Instant::now();
+            match gauge.look(now, &shared.patience) {
+                Verdict::Fine(next) => timer.as_mut().reset(next),
+                Verdict::Overdue(Overdue::Idle) if finishing.is_none() => {
+                    finishing = Some(now);
+                    connection.as_mut().finish();
+                    timer.as_mut().reset(now + LINGER);
+                }
+                Verdict::Overdue(overdue) => {
+                    debug!(client = %client.peer.remote(), ?overdue, "a client took too long");
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    })
+    .await
+}
+
+/// One exchange.
+async fn answer<H: Handler>(
+    client: Arc<Client<H>>,
+    request: Request<Incoming>,
+) -> Result<Response<Counted>, Infallible> {
+    let shared = &client.shared;
+    let is_http2 = request.version() == Version::HTTP_2;
+    let (exchange, number) = Exchange::begin(&shared.exchanges, &client.gauge);
+    let has_too_many_fields = is_http2 && request.headers().len() > shared.limits.fields;
+    let mut response = if has_too_many_fields {
+        // As hyper answers it with HTTP/1.
+        let mut response = Response::new(Body::Empty);
+        *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        response
+    } else {
+        shared.handler.handle(request, &client.peer).await
+    };
+    if is_http2 {
+        // RFC 9113 section 8.2.2: the connection is not the stream's business.
+        response.headers_mut().remove(CONNECTION);
+    } else {
+        // The connection learns of the stop in a turn of its own, which may come later.
+        let is_last =
+            number >= shared.limits.requests || *shared.stopping.borrow() >= Phase::Draining;
+        if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(CONNECTION, CLOSE);
+        }
+    }
+    Ok(response.map(|body| Counted {
+        body,
+        _exchange: exchange,
+    }))
+}
+
+/// Counts exchanges, for the report of a stop.
+#[derive(Debug, Default)]
+pub(super) struct Exchanges {
+    pub(super) running: AtomicUsize,
+    pub(super) draining: AtomicBool,
+    pub(super) finished: AtomicUsize,
+}
+
+/// One exchange, from its head read to its body ended.
+struct Exchange {
+    exchanges: Arc<Exchanges>,
+    gauge: Arc<Gauge>,
+}
+
+impl Exchange {
+    /// Begins one; says which one it is on its connection, counted from 1.
+    fn begin(exchanges: &Arc<Exchanges>, gauge: &Arc<Gauge>) -> (Self, u32) {
+        exchanges.running.fetch_add(1, Ordering::Relaxed);
+        let number = gauge.begin();
+        let exchange = Self {
+            exchanges: Arc::clone(exchanges),
+            gauge: Arc::clone(gauge),
+        };
+        (exchange, number)
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.gauge.end();
+        self.exchanges.running.fetch_sub(1, Ordering::Relaxed);
+        if self.exchanges.draining.load(Ordering::Relaxed) {
+            self.exchanges.finished.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A response body that keeps its exchange running.
+struct Counted {
+    body: Body,
+    _exchange: Exchange,
+}
+
+impl http_body::Body for Counted {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::super::tests::kit;
+    use super::super::transport::Socket;
+    use super::*;
+    use crate::config::ListenAddress;
+
+    /// Is told to stop in the very moment in which it answers.
+    struct StoppedMeanwhile(watch::Sender<Phase>);
+
+    impl Handler for StoppedMeanwhile {
+        async fn handle(&self, _request: Request<Incoming>, _peer: &Arc<Peer>) -> Response<Body> {
+            self.0.send_replace(Phase::Draining);
+            Response::new(Body::Full(Bytes::from_static(b"ok")))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_crosses_the_stop_closes_its_connection() {
+        let (phase, stopping) = watch::channel(Phase::Serving);
+        let config = kit::config(SocketAddr::from(([127, 0, 0, 1], 1)));
+        let places = Arc::new(Semaphore::new(1));
+        let handler = StoppedMeanwhile(phase);
+        let shared = Arc::new(Shared::new(&config, handler, places, stopping));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let (stream, from) = listener.accept().await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        let accepted = Accepted {
+            wire: Wire::new(Socket::Tcp(stream)),
+            remote: Remote::Address(from),
+            listener: Arc::new(Listener::plain(ListenAddress::Tcp(address))),
+            at: Instant::now(),
+        };
+        serve(accepted, Box::new(()), shared).await;
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+        assert!(answer.ends_with("ok"), "{answer}");
+    }
+}
