@@ -20,7 +20,7 @@ pub use client::{Client, Scheme};
 use std::fmt;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, request, response};
 use http_body::Body;
@@ -45,6 +45,9 @@ pub enum RequestError {
     /// Something else than a host name or address with an optional port.
     #[error("the Host is not a host")]
     HostInvalid,
+    /// RFC 9113 section 8.3.1: `:authority` is one host, and `Host` another.
+    #[error("the Host is not the authority")]
+    HostConflict,
     /// RFC 9112 section 6.1: the mark of request smuggling.
     #[error("both Content-Length and Transfer-Encoding")]
     TwoLengths,
@@ -133,8 +136,9 @@ impl fmt::Debug for Forwarder {
 
 /// Our `Via` element for each version that a message can come by (RFC 9110 section 7.6.3).
 struct Via {
-    http_10: HeaderValue,
-    http_11: HeaderValue,
+    v1_0: HeaderValue,
+    v1_1: HeaderValue,
+    v2_0: HeaderValue,
 }
 
 impl Forwarder {
@@ -146,8 +150,9 @@ impl Forwarder {
     ) -> Self {
         let via = forwarding.via.as_deref().and_then(|pseudonym| {
             Some(Via {
-                http_10: HeaderValue::try_from(format!("1.0 {pseudonym}")).ok()?,
-                http_11: HeaderValue::try_from(format!("1.1 {pseudonym}")).ok()?,
+                v1_0: HeaderValue::try_from(format!("1.0 {pseudonym}")).ok()?,
+                v1_1: HeaderValue::try_from(format!("1.1 {pseudonym}")).ok()?,
+                v2_0: HeaderValue::try_from(format!("2.0 {pseudonym}")).ok()?,
             })
         });
         Self {
@@ -159,7 +164,7 @@ impl Forwarder {
 
     /// Whether this neighbour is believed about clients and request ids.
     pub fn trusts(&self, peer: &Peer) -> bool {
-        self.rules.trusts(peer.addr().ip())
+        peer.remote().is_among(&self.rules.trust)
     }
 
     /// Checks a request head and makes it one that can go upstream: origin-form, one hop's fields
@@ -176,6 +181,9 @@ impl Forwarder {
         peer: &Peer,
     ) -> Result<Inbound, RequestError> {
         target::rewrite(head)?;
+        if head.version == Version::HTTP_2 {
+            join_crumbs(&mut head.headers);
+        }
         let client = self.rules.client(&head.headers, peer);
         let claims = if client.trusted {
             Claims::Believed
@@ -292,13 +300,32 @@ impl Forwarder {
 
     fn write_via(&self, headers: &mut HeaderMap, version: Version) {
         if let Some(via) = &self.via {
-            let element = if version == Version::HTTP_10 {
-                &via.http_10
-            } else {
-                &via.http_11
+            let element = match version {
+                Version::HTTP_10 => &via.v1_0,
+                Version::HTTP_2 => &via.v2_0,
+                _ => &via.v1_1,
             };
             headers.append(VIA, element.clone());
         }
+    }
+}
+
+/// Makes one line of the `Cookie` fields of a request of HTTP/2, which may have one for each cookie
+/// (RFC 9113 section 8.2.3). An application behind HTTP/1.1 may read one line only.
+fn join_crumbs(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (lines.next(), lines.next()) else {
+        return;
+    };
+    let mut joined = first.as_bytes().to_vec();
+    for line in std::iter::once(second).chain(lines) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(line.as_bytes());
+    }
+    // What header values are joined by can stand in one.
+    if let Ok(mut joined) = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)) {
+        joined.set_sensitive(true);
+        headers.insert(COOKIE, joined);
     }
 }
 

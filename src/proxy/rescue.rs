@@ -168,7 +168,9 @@ fn refusal(error: RequestError) -> (u16, &'static str) {
     match error {
         RequestError::Connect => (405, "This method is not offered."),
         RequestError::Target => (400, "The request target is not valid."),
-        RequestError::HostCount | RequestError::HostInvalid => (400, "The Host is not valid."),
+        RequestError::HostCount | RequestError::HostInvalid | RequestError::HostConflict => {
+            (400, "The Host is not valid.")
+        }
         RequestError::TwoLengths | RequestError::TransferEncoding => {
             (400, "The length of the request is ambiguous.")
         }
@@ -233,6 +235,7 @@ mod tests {
             (Target, 400),
             (HostCount, 400),
             (HostInvalid, 400),
+            (HostConflict, 400),
             (TwoLengths, 400),
             (TransferEncoding, 400),
             (TransferCoding, 501),

@@ -26,6 +26,8 @@ mod fault_proxy;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod http2;
+#[cfg(test)]
 mod http_semantics;
 #[cfg(test)]
 mod listeners;
