@@ -44,6 +44,7 @@ use ipnet::IpNet;
 use crate::contract::{ContractPolicy, Names};
 use crate::cookie::CookiePolicy;
 use crate::exchange::{NotificationPolicy, SessionPolicy};
+use crate::tls;
 
 /// Everything that a running proxy needs to know.
 #[derive(Clone, Debug)]
@@ -80,6 +81,8 @@ pub struct Listener {
     /// Who has to begin each connection with the header of the PROXY protocol. From nobody else is
     /// one read.
     pub proxy_protocol: Neighbours,
+    /// How TLS is spoken; `None` is without.
+    pub tls: Option<tls::Settings>,
     /// The permissions of a unix socket; `None` leaves them to the process's umask.
     pub mode: Option<u32>,
 }
@@ -91,6 +94,7 @@ impl Listener {
             address,
             http2: true,
             proxy_protocol: Neighbours::default(),
+            tls: None,
             mode: None,
         }
     }
@@ -390,6 +394,8 @@ pub struct Forwarding {
 pub struct Limits {
     /// Client connections of the whole process, all workers together.
     pub max_connections: usize,
+    /// Client connections from one address, all workers together.
+    pub max_connections_per_address: usize,
     /// Requests on one connection.
     pub max_requests_per_connection: u32,
     /// Bytes of one request head.
@@ -411,6 +417,8 @@ pub struct Limits {
 /// How long each part of an exchange may take.
 #[derive(Clone, Debug)]
 pub struct Timeouts {
+    /// From accepting a connection to the end of the PROXY protocol's header and the TLS handshake.
+    pub client_handshake: Duration,
     /// From accepting a connection, or from the first byte of a later request, to the end of a
     /// request's head.
     pub client_head: Duration,

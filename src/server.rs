@@ -13,8 +13,12 @@
 //!
 //! What a request means is not known here: that is the [`Handler`]'s.
 
+mod certificates;
 mod connection;
+mod crowd;
 mod gauge;
+mod opening;
+mod proxy_protocol;
 mod sockets;
 mod transport;
 mod unix;
@@ -29,11 +33,12 @@ use std::thread;
 
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 pub use sockets::{BindError, Sockets};
 
+use connection::Room;
 use unix::SocketFile;
 
 use crate::config::Config;
@@ -112,9 +117,8 @@ where
     let names = sockets.names();
     let count = sockets.sets.len();
     let make = Arc::new(make);
-    let places = Arc::new(Semaphore::new(
-        config.limits.max_connections.min(Semaphore::MAX_PERMITS),
-    ));
+    let room = Room::new(config);
+    runtime.spawn(certificates::keep_fresh(sockets.doors()));
     let (phase, stopping) = watch::channel(Phase::Serving);
     let (exits, exited) = mpsc::channel(count.max(1));
     let (ears, listening) = mpsc::channel(1);
@@ -123,7 +127,7 @@ where
             index,
             config: Arc::clone(config),
             sockets,
-            places: Arc::clone(&places),
+            room: room.clone(),
             stopping: stopping.clone(),
             ears: ears.clone(),
         };

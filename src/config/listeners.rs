@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use super::parse::{self, Wrong};
 use super::section::Section;
-use super::tree::Node;
+use super::tree::{Node, Origin};
 use super::{ListenAddress, Listener, Neighbours, server};
+use crate::tls::{self, Clients, Files, MinVersion, Settings};
 
 /// What a permission may have: nobody needs to execute a socket, but tools show these bits.
 const MAX_MODE: u32 = 0o777;
@@ -20,8 +21,8 @@ pub(super) fn read(root: &mut Section<'_, '_>) -> Vec<Listener> {
     }
     let is_plain = listen.is_some();
     let mut listeners: Vec<Listener> = listen.into_iter().flatten().map(Listener::plain).collect();
-    root.tables("listener", |section, _origin| {
-        listener(section, &mut listeners);
+    root.tables("listener", |section, origin| {
+        listener(section, &origin, &mut listeners);
     });
     if listeners.is_empty() && !is_plain && !root.has("listener") {
         let usual = SocketAddr::from(([127, 0, 0, 1], 8080));
@@ -48,23 +49,22 @@ fn refuse_twice(root: &mut Section<'_, '_>, listeners: &[Listener]) {
 }
 
 /// One table, which can have several addresses.
-fn listener(mut section: Section<'_, '_>, listeners: &mut Vec<Listener>) {
+fn listener(mut section: Section<'_, '_>, origin: &Origin, listeners: &mut Vec<Listener>) {
     let addresses = section.list("address", address);
     let http2 = section.read("http2", parse::boolean).unwrap_or(true);
     let proxy_protocol = section.list("proxy_protocol", server::neighbour);
     let mode = section.read("mode", mode);
-    if addresses.as_ref().is_none_or(Vec::is_empty) {
+    let tls = tls(&mut section);
+    let is_empty = addresses.as_ref().is_some_and(Vec::is_empty);
+    if !section.is_present("address") || is_empty && !section.is_wrong("address") {
         let wrong = Wrong::new("no address to listen on", "address = \"127.0.0.1:8443\"");
-        section.problem_between(&["address"], wrong);
+        section.wrong("address", origin, wrong);
     }
     let addresses = addresses.unwrap_or_default();
     let is_unix = |address: &ListenAddress| matches!(address, ListenAddress::Unix(_));
     if mode.is_some() && !addresses.iter().any(is_unix) {
-        let wrong = Wrong::new(
-            "has no effect: only unix sockets have permissions",
-            "remove it",
-        );
-        section.problem_between(&["mode"], wrong);
+        let wrong = "has no effect: only unix sockets have permissions";
+        section.wrong("mode", origin, Wrong::new(wrong, "remove it"));
     }
     let proxy_protocol: Neighbours = proxy_protocol.into_iter().flatten().collect();
     section.finish();
@@ -72,8 +72,112 @@ fn listener(mut section: Section<'_, '_>, listeners: &mut Vec<Listener>) {
         address,
         http2,
         proxy_protocol: proxy_protocol.clone(),
+        tls: tls.clone(),
         mode,
     }));
+}
+
+/// The table of TLS. All files are read, to say what is wrong with them.
+fn tls(section: &mut Section<'_, '_>) -> Option<Settings> {
+    let node = section.take("tls")?;
+    let origin = node.origin.clone();
+    let entries = parse::table(node)
+        .map_err(|wrong| section.wrong("tls", &origin, wrong))
+        .ok()?;
+    let mut section = section.inline("tls", entries);
+    let mut certificates = Vec::new();
+    let mut is_empty = true;
+    section.tables("certificates", |section, origin| {
+        is_empty = false;
+        certificates.extend(certificate(section, &origin));
+    });
+    if is_empty {
+        let right = "certificates = [{ cert = \"cert.pem\", key = \"key.pem\" }]";
+        section.problem_between(
+            &["certificates"],
+            Wrong::new("there is no certificate", right),
+        );
+    }
+    let versions = parse::choice(&[("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)]);
+    let min_version = section.read("min_version", versions);
+    let clients = clients(&mut section, &origin);
+    section.finish();
+    Some(Settings {
+        certificates,
+        min_version: min_version.unwrap_or(MinVersion::Tls12),
+        clients,
+    })
+}
+
+fn certificate(mut section: Section<'_, '_>, origin: &Origin) -> Option<Files> {
+    let cert = path(&mut section, "cert");
+    let key = path(&mut section, "key");
+    for (name, is_there) in [
+        ("cert", section.is_present("cert")),
+        ("key", section.is_present("key")),
+    ] {
+        if !is_there {
+            let wrong = format!("a certificate without its `{name}`");
+            let right = "{ cert = \"cert.pem\", key = \"key.pem\" }";
+            section.wrong(name, origin, Wrong::new(wrong, right));
+        }
+    }
+    let files = cert.zip(key).map(|((cert, at), (key, key_at))| {
+        let files = Files { cert, key };
+        let loaded = {
+            let reader = section.reader();
+            files.load(&|path| reader.read_file(path))
+        };
+        if let Err(error) = loaded {
+            let (name, at) = if error.file == files.cert {
+                ("cert", at)
+            } else {
+                ("key", key_at)
+            };
+            let wrong = Wrong::new(error.to_string(), error.trouble.right());
+            section.wrong(name, &at, wrong);
+        }
+        files
+    });
+    section.finish();
+    files
+}
+
+/// Whether clients are asked for certificates.
+fn clients(section: &mut Section<'_, '_>, origin: &Origin) -> Clients {
+    let ca = path(section, "client_ca");
+    let is_required = section.read(
+        "client_certificate",
+        parse::choice(&[("required", true), ("optional", false)]),
+    );
+    let Some((ca, at)) = ca else {
+        if is_required.is_some() {
+            let wrong = "it is not said who makes the certificates of clients";
+            let wrong = Wrong::new(wrong, "client_ca = \"clients.pem\"");
+            section.wrong("client_certificate", origin, wrong);
+        }
+        return Clients::Unasked;
+    };
+    let loaded = {
+        let reader = section.reader();
+        tls::authorities(&ca, &|path| reader.read_file(path))
+    };
+    if let Err(error) = loaded {
+        let wrong = Wrong::new(error.to_string(), error.trouble.right());
+        section.wrong("client_ca", &at, wrong);
+    }
+    if is_required.unwrap_or(true) {
+        Clients::MustShow(ca)
+    } else {
+        Clients::MayShow(ca)
+    }
+}
+
+/// The path of a file, and where it is said.
+fn path(section: &mut Section<'_, '_>, name: &'static str) -> Option<(PathBuf, Origin)> {
+    let found = section.read(name, |node| Ok((parse::text(node)?, node.origin.clone())));
+    let (text, origin) = found?;
+    Some((section.reader().resolve(&text, &origin), origin))
 }
 
 fn address(node: &Node) -> Result<ListenAddress, Wrong> {

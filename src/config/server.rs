@@ -142,6 +142,9 @@ pub(super) fn limits(mut section: Section<'_, '_>) -> Limits {
         max_connections: section
             .read("max_connections", parse::integer(1, 1_000_000))
             .unwrap_or(10_000),
+        max_connections_per_address: section
+            .read("max_connections_per_address", parse::integer(1, 1_000_000))
+            .unwrap_or(1024),
         max_requests_per_connection: section
             .read(
                 "max_requests_per_connection",
@@ -188,6 +191,7 @@ pub(super) fn timeouts(mut section: Section<'_, '_>) -> Timeouts {
             .unwrap_or(default)
     };
     let timeouts = Timeouts {
+        client_handshake: read("client_handshake", SECOND, 10 * MINUTE, 10 * SECOND),
         client_head: read("client_head", SECOND, 10 * MINUTE, 30 * SECOND),
         client_idle: read("client_idle", SECOND, HOUR, 60 * SECOND),
         client_write: read("client_write", SECOND, HOUR, 30 * SECOND),

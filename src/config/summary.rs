@@ -44,6 +44,9 @@ pub fn summary(config: &Config) -> String {
 
 fn listener(listener: &Listener) -> String {
     let mut text = listener.address.to_string();
+    if listener.tls.is_some() {
+        text.push_str(" by TLS");
+    }
     if !listener.proxy_protocol.is_empty() {
         text.push_str(" (PROXY protocol)");
     }

@@ -1,7 +1,7 @@
 //! One client connection: what is spoken on it, and its exchanges.
 
+use std::any::Any;
 use std::convert::Infallible;
-use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,15 +18,18 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
+use super::crowd::Crowd;
 use super::gauge::{Gauge, Overdue, Patience, Verdict};
-use super::transport::{Gauged, Wire};
+use super::opening::{Accepted, Opening, Protocol, open};
+use super::transport::Gauged;
 use super::{Phase, reached};
-use crate::config::{Config, Listener};
+use crate::config::Config;
 use crate::proxy::tasks::Tasks;
-use crate::proxy::{Body, Handler, Peer, Remote};
+use crate::proxy::{Body, Handler, Peer};
+use crate::telemetry::chain;
 
 /// hyper keeps this many header fields on the stack; any other bound costs an allocation.
 const HYPERS_MAX_FIELDS: usize = 100;
@@ -35,8 +38,6 @@ const HYPERS_MAX_FIELDS: usize = 100;
 const BUFFER: usize = 64 * 1024;
 /// Tells the client that no request after this one is read (RFC 9112 section 9.6).
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
-/// What a connection of HTTP/2 begins with (RFC 9113 section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long a client that was told of the end has to close its side.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -46,11 +47,30 @@ pub(super) struct Shared<H> {
     http2: http2::Builder<TokioExecutor>,
     limits: Limits,
     patience: Patience,
+    pub(super) opening: Opening,
+    pub(super) crowd: Crowd,
     pub(super) handler: Arc<H>,
     pub(super) places: Arc<Semaphore>,
     pub(super) connections: Tasks,
     pub(super) exchanges: Arc<Exchanges>,
     pub(super) stopping: watch::Receiver<Phase>,
+}
+
+/// Connections that the whole process may still take.
+#[derive(Clone)]
+pub(super) struct Room {
+    pub(super) places: Arc<Semaphore>,
+    pub(super) crowd: Crowd,
+}
+
+impl Room {
+    pub(super) fn new(config: &Config) -> Self {
+        let places = config.limits.max_connections.min(Semaphore::MAX_PERMITS);
+        Self {
+            places: Arc::new(Semaphore::new(places)),
+            crowd: Crowd::new(config.limits.max_connections_per_address),
+        }
+    }
 }
 
 /// Bounds that are held here and not by hyper.
@@ -64,7 +84,7 @@ impl<H: Handler> Shared<H> {
     pub(super) fn new(
         config: &Config,
         handler: H,
-        places: Arc<Semaphore>,
+        room: Room,
         stopping: watch::Receiver<Phase>,
     ) -> Self {
         Self {
@@ -79,8 +99,14 @@ impl<H: Handler> Shared<H> {
                 idle: config.timeouts.client_idle,
                 write: config.timeouts.client_write,
             },
+            opening: Opening {
+                handshake: config.timeouts.client_handshake,
+                head: config.timeouts.client_head,
+                trust: config.forwarding.trust.clone(),
+            },
+            crowd: room.crowd,
             handler: Arc::new(handler),
-            places,
+            places: room.places,
             connections: Tasks::default(),
             exchanges: Arc::default(),
             stopping,
@@ -122,96 +148,37 @@ fn http2(config: &Config) -> http2::Builder<TokioExecutor> {
     http
 }
 
-/// A connection that was accepted, and what came with it.
-pub(super) struct Accepted {
-    pub(super) wire: Wire,
-    pub(super) remote: Remote,
-    pub(super) listener: Arc<Listener>,
-    pub(super) at: Instant,
-}
-
 /// Serves a connection to its end. `place` is given back when nothing of it is left.
 pub(super) async fn serve<H: Handler>(
     accepted: Accepted,
-    place: Box<dyn std::any::Any + Send + Sync>,
+    place: Box<dyn Any + Send + Sync>,
     shared: Arc<Shared<H>>,
 ) {
-    let remote = accepted.remote;
+    let at = accepted.at;
     let mut stopping = shared.stopping.clone();
-    let ended = tokio::select! {
+    let opened = tokio::select! {
+        opened = open(accepted, &shared) => opened,
         // One of which nothing is known yet is an idle one.
-        () = reached(&mut stopping, Phase::Draining) => Ok(None),
-        opened = open(accepted, &shared) => opened.map(Some),
+        () = reached(&mut stopping, Phase::Draining) => return,
     };
-    let opened = match ended {
-        Ok(Some(opened)) => opened,
-        Ok(None) => return,
-        Err(error) => {
-            debug!(client = %remote, %error, "a connection came to nothing");
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err((remote, error)) => {
+            debug!(client = %remote, error = chain(&error), "a connection came to nothing");
             return;
         }
     };
-    let gauge = Arc::new(Gauge::new(opened.at));
-    let io = Gauged::new(opened.wire, Arc::clone(&gauge));
+    let gauge = Arc::new(Gauge::new(at));
+    let io = Gauged::new(opened.transport, Arc::clone(&gauge));
+    let peer = Peer::new(opened.remote, opened.tls).with_place(Box::new((place, opened.member)));
     let client = Arc::new(Client {
-        peer: Arc::new(Peer::new(opened.remote, false).with_place(place)),
+        peer: Arc::new(peer),
         gauge,
         shared,
     });
     if let Err(error) = speak(io, opened.protocol, &client).await {
         // Mostly clients that went away.
-        debug!(client = %remote, %error, "a client connection ended");
-    }
-}
-
-/// A connection of which it is known what is spoken.
-struct Opened {
-    wire: Wire,
-    protocol: Protocol,
-    remote: Remote,
-    at: Instant,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Protocol {
-    Http1,
-    Http2,
-}
-
-/// Finds out what the client speaks.
-async fn open<H>(accepted: Accepted, shared: &Shared<H>) -> io::Result<Opened> {
-    let Accepted {
-        mut wire,
-        remote,
-        listener,
-        at,
-    } = accepted;
-    let protocol = if listener.http2 {
-        timeout(shared.patience.head, prior_knowledge(&mut wire)).await??
-    } else {
-        Protocol::Http1
-    };
-    Ok(Opened {
-        wire,
-        protocol,
-        remote,
-        at,
-    })
-}
-
-/// Looks whether the client begins as one that knows that HTTP/2 is spoken here (RFC 9113
-/// section 3.3). No request of HTTP/1 begins so.
-async fn prior_knowledge(wire: &mut Wire) -> io::Result<Protocol> {
-    loop {
-        let early = wire.early();
-        let common = early.len().min(PREFACE.len());
-        if early.get(..common) != PREFACE.get(..common) {
-            return Ok(Protocol::Http1);
-        }
-        if common == PREFACE.len() {
-            return Ok(Protocol::Http2);
-        }
-        wire.read_early().await?;
+        debug!(client = %opened.remote, %error, "a client connection ended");
     }
 }
 
@@ -420,10 +387,12 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
 
+    use super::super::sockets::Door;
     use super::super::tests::kit;
-    use super::super::transport::Socket;
+    use super::super::transport::{Socket, Wire};
     use super::*;
-    use crate::config::ListenAddress;
+    use crate::config::{ListenAddress, Listener};
+    use crate::proxy::Remote;
 
     /// Is told to stop in the very moment in which it answers.
     struct StoppedMeanwhile(watch::Sender<Phase>);
@@ -439,9 +408,9 @@ mod tests {
     async fn an_answer_that_crosses_the_stop_closes_its_connection() {
         let (phase, stopping) = watch::channel(Phase::Serving);
         let config = kit::config(SocketAddr::from(([127, 0, 0, 1], 1)));
-        let places = Arc::new(Semaphore::new(1));
+        let room = Room::new(&config);
         let handler = StoppedMeanwhile(phase);
-        let shared = Arc::new(Shared::new(&config, handler, places, stopping));
+        let shared = Arc::new(Shared::new(&config, handler, room, stopping));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut client = TcpStream::connect(address).await.unwrap();
@@ -451,7 +420,7 @@ mod tests {
         let accepted = Accepted {
             wire: Wire::new(Socket::Tcp(stream)),
             remote: Remote::Address(from),
-            listener: Arc::new(Listener::plain(ListenAddress::Tcp(address))),
+            door: Arc::new(Door::plain(Listener::plain(ListenAddress::Tcp(address)))),
             at: Instant::now(),
         };
         serve(accepted, Box::new(()), shared).await;

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use listenfd::ListenFd;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::certificates::Certificates;
 use super::unix::SocketFile;
 use crate::config::{ListenAddress, Listener};
+use crate::tls::TlsError;
 
 /// Connections that may wait in the kernel for each socket. The kernel cuts it at
 /// `net.core.somaxconn`, which is 4096 by default.
@@ -39,8 +41,35 @@ pub struct Sockets {
 #[derive(Debug)]
 pub(super) struct Bound {
     pub(super) socket: AnyListener,
-    /// What the configuration says about connections to it.
-    pub(super) listener: Arc<Listener>,
+    pub(super) door: Arc<Door>,
+}
+
+/// How connections to one address are taken.
+#[derive(Debug)]
+pub(super) struct Door {
+    /// What the configuration says.
+    pub(super) listener: Listener,
+    /// With TLS, what its handshakes are done with.
+    pub(super) certificates: Option<Certificates>,
+}
+
+impl Door {
+    fn open(listener: Listener) -> Result<Self, TlsError> {
+        let tls = listener.tls.clone();
+        let certificates = tls.map(|tls| Certificates::open(tls, listener.http2));
+        Ok(Self {
+            certificates: certificates.transpose()?,
+            listener,
+        })
+    }
+
+    #[cfg(test)]
+    pub(super) fn plain(listener: Listener) -> Self {
+        Self {
+            listener,
+            certificates: None,
+        }
+    }
 }
 
 /// A listening socket.
@@ -72,8 +101,9 @@ impl Sockets {
                 address: listener.address.clone(),
                 source,
             };
-            let listener = Arc::new(listener.clone());
-            sockets.add(&listener, &mut handed_over).map_err(failed)?;
+            let door = Door::open(listener.clone()).map_err(io::Error::other);
+            let door = Arc::new(door.map_err(failed)?);
+            sockets.add(&door, &mut handed_over).map_err(failed)?;
         }
         Ok(sockets)
     }
@@ -95,8 +125,14 @@ impl Sockets {
         first.map(Bound::name).collect()
     }
 
-    fn add(&mut self, listener: &Arc<Listener>, handed_over: &mut HandedOver) -> io::Result<()> {
-        match &listener.address {
+    /// How connections are taken, for each socket of a worker.
+    pub(super) fn doors(&self) -> Vec<Arc<Door>> {
+        let first = self.sets.first().into_iter().flatten();
+        first.map(|bound| Arc::clone(&bound.door)).collect()
+    }
+
+    fn add(&mut self, door: &Arc<Door>, handed_over: &mut HandedOver) -> io::Result<()> {
+        match &door.listener.address {
             ListenAddress::Tcp(address) => {
                 let mut bound = *address;
                 for set in &mut self.sets {
@@ -105,18 +141,18 @@ impl Sockets {
                     bound = socket.local_addr()?;
                     set.push(Bound {
                         socket: AnyListener::Tcp(socket),
-                        listener: Arc::clone(listener),
+                        door: Arc::clone(door),
                     });
                 }
             }
             ListenAddress::Unix(path) => {
-                let (socket, file) = SocketFile::listen(path, listener.mode, BACKLOG)?;
+                let (socket, file) = SocketFile::listen(path, door.listener.mode, BACKLOG)?;
                 self.files.push(file);
-                self.share(&AnyListener::Unix(socket), listener)?;
+                self.share(&AnyListener::Unix(socket), door)?;
             }
             ListenAddress::Systemd(name) => {
                 for socket in handed_over.take(name.as_deref())? {
-                    self.share(&socket, listener)?;
+                    self.share(&socket, door)?;
                 }
             }
         }
@@ -124,11 +160,11 @@ impl Sockets {
     }
 
     /// Gives all workers the same socket.
-    fn share(&mut self, socket: &AnyListener, listener: &Arc<Listener>) -> io::Result<()> {
+    fn share(&mut self, socket: &AnyListener, door: &Arc<Door>) -> io::Result<()> {
         for set in &mut self.sets {
             set.push(Bound {
                 socket: socket.try_clone()?,
-                listener: Arc::clone(listener),
+                door: Arc::clone(door),
             });
         }
         Ok(())
@@ -137,7 +173,7 @@ impl Sockets {
 
 impl Bound {
     fn name(&self) -> String {
-        match (&self.socket, &self.listener.address) {
+        match (&self.socket, &self.door.listener.address) {
             (AnyListener::Tcp(socket), address) => match socket.local_addr() {
                 Ok(address) => address.to_string(),
                 Err(_) => address.to_string(),

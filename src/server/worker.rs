@@ -8,16 +8,17 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error};
 
-use super::connection::{self, Accepted, Shared};
-use super::sockets::{AnyListener, Bound};
+use super::connection::{self, Room, Shared};
+use super::opening::Accepted;
+use super::sockets::{AnyListener, Bound, Door};
 use super::transport::{self, Wire};
 use super::{BoxError, Phase, Report, reached};
-use crate::config::{Config, Listener};
+use crate::config::Config;
 use crate::proxy::tasks::Tasks;
 use crate::proxy::{Handler, Remote, Worker};
 
@@ -28,8 +29,7 @@ pub(super) struct Setup {
     pub(super) index: usize,
     pub(super) config: Arc<Config>,
     pub(super) sockets: Vec<Bound>,
-    /// Client connections that the whole process may still take.
-    pub(super) places: Arc<Semaphore>,
+    pub(super) room: Room,
     pub(super) stopping: watch::Receiver<Phase>,
     /// Is dropped when this worker listens no more; nothing is sent by it.
     pub(super) ears: mpsc::Sender<Infallible>,
@@ -70,13 +70,13 @@ where
     let shared = Arc::new(Shared::new(
         &setup.config,
         handler,
-        setup.places,
+        setup.room,
         setup.stopping,
     ));
     let mut listening = JoinSet::new();
-    for Bound { socket, listener } in setup.sockets {
+    for Bound { socket, door } in setup.sockets {
         let socket = Socket::new(socket)?;
-        listening.spawn(accept_all(socket, listener, Arc::clone(&shared)));
+        listening.spawn(accept_all(socket, door, Arc::clone(&shared)));
     }
     reached(&mut stopping, Phase::Closing).await;
     // A task that panicked has closed its socket, too.
@@ -101,19 +101,15 @@ where
     })
 }
 
-async fn accept_all<H: Handler>(socket: Socket, listener: Arc<Listener>, shared: Arc<Shared<H>>) {
+async fn accept_all<H: Handler>(socket: Socket, door: Arc<Door>, shared: Arc<Shared<H>>) {
     let mut stopping = shared.stopping.clone();
     tokio::select! {
         () = reached(&mut stopping, Phase::Closing) => {}
-        () = accept_each(&socket, &listener, &shared) => {}
+        () = accept_each(&socket, &door, &shared) => {}
     }
 }
 
-async fn accept_each<H: Handler>(
-    socket: &Socket,
-    listener: &Arc<Listener>,
-    shared: &Arc<Shared<H>>,
-) {
+async fn accept_each<H: Handler>(socket: &Socket, door: &Arc<Door>, shared: &Arc<Shared<H>>) {
     loop {
         let (wire, remote) = accept(socket).await;
         // After accepting, not before: a worker that waits for a connection must not sit on the
@@ -125,7 +121,7 @@ async fn accept_each<H: Handler>(
         let accepted = Accepted {
             wire,
             remote,
-            listener: Arc::clone(listener),
+            door: Arc::clone(door),
             at: Instant::now(),
         };
         let task = connection::serve(accepted, Box::new(place), Arc::clone(shared));

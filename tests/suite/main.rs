@@ -38,6 +38,8 @@ mod operation;
 #[cfg(test)]
 mod passage;
 #[cfg(test)]
+mod proxy_protocol;
+#[cfg(test)]
 mod python_app;
 mod python_behind;
 #[cfg(test)]
@@ -56,5 +58,7 @@ mod stage;
 mod store_contract;
 #[cfg(test)]
 mod store_failures;
+#[cfg(test)]
+mod tls;
 #[cfg(test)]
 mod trust;

@@ -26,6 +26,9 @@ fn with_findings(
         flags,
         processors: NonZeroUsize::new(4).unwrap(),
         read_file: &|path: &Path| match path.to_str() {
+            Some("conf/cert.pem") => Ok(CERT.to_vec()),
+            Some("conf/key.pem") => Ok(KEY.to_vec()),
+            Some("conf/other.pem") => Ok(OTHER_KEY.to_vec()),
             Some("conf/key") => Ok(b"0123456789abcdef0123456789abcdeg\r\n".to_vec()),
             _ => Err(io::Error::from(io::ErrorKind::NotFound)),
         },
@@ -57,8 +60,15 @@ fn mistakes(text: &str) -> String {
     lines.join("\n")
 }
 
+const CERT: &[u8] = include_bytes!("../../../tests/vectors/tls/cert.pem");
+const KEY: &[u8] = include_bytes!("../../../tests/vectors/tls/key.pem");
+const OTHER_KEY: &[u8] = include_bytes!("../../../tests/vectors/tls/other-key.pem");
+
 /// A listener with all of its keys.
-const LISTENER: &str = "[[listener]]\naddress = 'unix:/run/pycket/http.sock'\nmode = '0660'\n";
+const LISTENER: &str = "[[listener]]\naddress = 'unix:/run/pycket/http.sock'\nmode = '0660'\n\
+     http2 = true\nproxy_protocol = ['10.0.0.0/8', 'unix']\n\
+     [listener.tls]\nmin_version = '1.2'\nclient_ca = 'cert.pem'\nclient_certificate = 'required'\n\
+     [[listener.tls.certificates]]\ncert = 'cert.pem'\nkey = 'key.pem'\n";
 
 #[test]
 fn the_reference_is_the_defaults() {
@@ -1253,15 +1263,53 @@ fn mistakes_in_listeners_are_named() {
         ),
         @r#"
     listen: `:80` is no address to listen on; "0.0.0.0:80" for all of IPv4, "[::]:80" for all
+    listener.address: no address to listen on; address = "127.0.0.1:8443"
     listener.adress: unknown key; did you mean `address`?
     listener.mode: has no effect: only unix sockets have permissions; remove it
     listener.mode: a number would be read as a decimal one; three or four octal digits in quotes, like "0660"
     listener.mode: not the permissions of a file; three or four octal digits in quotes, like "0660"
-    listener.address: no address to listen on; address = "127.0.0.1:8443"
     "#
     );
     insta::assert_snapshot!(
         mistakes("listen = ['127.0.0.1:80', '127.0.0.1:0', '127.0.0.1:0', '127.0.0.1:80']"),
         @"listen: 127.0.0.1:80 is listened on twice; remove one"
+    );
+}
+
+#[test]
+fn mistakes_in_tls_are_named() {
+    insta::assert_snapshot!(
+        mistakes(
+            "[[listener]]\naddress = '127.0.0.1:1'\ntls = {}\n\
+             [[listener]]\naddress = '127.0.0.1:2'\ntls = 'cert.pem'\n"
+        ),
+        @r#"
+    listener.tls: expected a table, found text; write it as { key = value }
+    listener.tls.certificates: there is no certificate; certificates = [{ cert = "cert.pem", key = "key.pem" }]
+    "#
+    );
+    insta::assert_snapshot!(
+        mistakes(
+            "[[listener]]\naddress = '127.0.0.1:1'\n[listener.tls]\nmin_version = '1.1'\n\
+             client_ca = 'key.pem'\n\
+             certificates = [{ cert = 'cert.pem', key = 'other.pem' }, { cert = 'none.pem', key = 'key.pem' },\n\
+             { cert = 'cert.pem' }, { cert = 'cert.pem', key = 'cert.pem', pem = 1 }]\n"
+        ),
+        @r#"
+    listener.tls.min_version: unknown value `1.1`; did you mean "1.2"?
+    listener.tls.client_ca: `conf/key.pem` has no certificate in it; a file of PEM certificates, the server's own first
+    listener.tls.certificates.key: `conf/other.pem` is not the key of this certificate; the key that the certificate was made for
+    listener.tls.certificates.cert: `conf/none.pem` can't be read: entity not found; paths count from the directory of this file
+    listener.tls.certificates.key: a certificate without its `key`; { cert = "cert.pem", key = "key.pem" }
+    listener.tls.certificates.cert: `conf/cert.pem` has no private key in it; a PEM file with the private key, not encrypted
+    listener.tls.certificates.pem: unknown key; -
+    "#
+    );
+    insta::assert_snapshot!(
+        mistakes(
+            "[[listener]]\naddress = '127.0.0.1:1'\n[listener.tls]\nclient_certificate = 'optional'\n\
+             certificates = [{ cert = 'cert.pem', key = 'key.pem' }]\n"
+        ),
+        @r#"listener.tls.client_certificate: it is not said who makes the certificates of clients; client_ca = "clients.pem""#
     );
 }
