@@ -402,10 +402,16 @@ pub struct Limits {
     pub max_head_bytes: usize,
     /// Header fields in one request head.
     pub max_head_fields: usize,
+    /// Bytes of one request's body.
+    pub max_body_bytes: u64,
+    /// The slowest rate of a request's body, in bytes a second; 0 is any.
+    pub min_body_rate: u64,
     /// Exchanges at a time on one connection of HTTP/2.
     pub http2_max_streams: u32,
     /// Streams of one connection that were reset and are not yet done with.
     pub http2_max_resets: usize,
+    /// Frames in a row that only make work, on one connection.
+    pub http2_max_control_frames: u32,
     /// Bytes of one request's body that may be on their way (RFC 9113 section 5.2) ...
     pub http2_stream_window: u32,
     /// ... and those of all requests of a connection together.
@@ -422,6 +428,8 @@ pub struct Timeouts {
     /// From accepting a connection, or from the first byte of a later request, to the end of a
     /// request's head.
     pub client_head: Duration,
+    /// How long nothing may come of a request's body.
+    pub client_body: Duration,
     /// How long a connection is kept after an exchange until the next one begins.
     pub client_idle: Duration,
     /// How long a client may take nothing of what is written to it.

@@ -9,10 +9,12 @@
 mod cache_guard;
 mod claim;
 mod line;
+mod websocket;
 
 pub mod body;
 pub mod forward;
 pub mod handler;
+pub mod intake;
 pub mod rescue;
 pub mod sessions;
 pub mod tasks;

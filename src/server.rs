@@ -16,10 +16,12 @@
 mod certificates;
 mod connection;
 mod crowd;
+mod frames;
 mod gauge;
 mod opening;
 mod proxy_protocol;
 mod sockets;
+mod streams;
 mod transport;
 mod unix;
 mod worker;

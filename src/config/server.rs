@@ -158,12 +158,17 @@ pub(super) fn limits(mut section: Section<'_, '_>) -> Limits {
         max_head_fields: section
             .read("max_head_fields", parse::integer(16, 1000))
             .unwrap_or(100),
+        max_body_bytes: bytes(&mut section, "max_body", 1 << 40, 1 << 30),
+        min_body_rate: bytes(&mut section, "min_body_rate", 1 << 30, 64),
         http2_max_streams: section
             .read("http2_max_streams", parse::integer(1, 10_000))
             .unwrap_or(100),
         http2_max_resets: section
             .read("http2_max_resets", parse::integer(1, 10_000))
             .unwrap_or(20),
+        http2_max_control_frames: section
+            .read("http2_max_control_frames", parse::integer(100, 1_000_000))
+            .unwrap_or(1000),
         http2_stream_window: window(&mut section, "http2_stream_window", 256 << 10),
         http2_connection_window: window(&mut section, "http2_connection_window", 1 << 20),
         max_upstream_connections: section
@@ -172,6 +177,11 @@ pub(super) fn limits(mut section: Section<'_, '_>) -> Limits {
     };
     section.finish();
     limits
+}
+
+fn bytes(section: &mut Section<'_, '_>, name: &'static str, max: usize, default: u64) -> u64 {
+    let bytes = section.read(name, parse::size(0, max));
+    bytes.map_or(default, |bytes| u64::try_from(bytes).unwrap_or(u64::MAX))
 }
 
 /// A window of flow control: RFC 9113 section 6.9.2 begins with 64 KiB less one byte, and section
@@ -193,6 +203,7 @@ pub(super) fn timeouts(mut section: Section<'_, '_>) -> Timeouts {
     let timeouts = Timeouts {
         client_handshake: read("client_handshake", SECOND, 10 * MINUTE, 10 * SECOND),
         client_head: read("client_head", SECOND, 10 * MINUTE, 30 * SECOND),
+        client_body: read("client_body", SECOND, HOUR, 30 * SECOND),
         client_idle: read("client_idle", SECOND, HOUR, 60 * SECOND),
         client_write: read("client_write", SECOND, HOUR, 30 * SECOND),
         client_ping: read("client_ping", Duration::ZERO, HOUR, 30 * SECOND),

@@ -68,6 +68,9 @@ pub enum ResponseError {
     /// 101 to a request that asked for no upgrade, or to another protocol than it asked for.
     #[error("the upstream switched protocols unasked")]
     UnaskedUpgrade,
+    /// Success without a change of protocol, where the client would take it for one (RFC 8441).
+    #[error("the upstream did not switch protocols, and answered with success")]
+    NoUpgrade,
     /// More than one length, or one that is no number.
     #[error("the response's Content-Length is malformed or repeated")]
     ContentLength,
@@ -107,6 +110,9 @@ pub struct Inbound {
     pub client: Client,
     /// Whether the request asks for a websocket, so that 101 is a fitting answer.
     pub upgrade: bool,
+    /// Whether it asks by an extended CONNECT of HTTP/2 (RFC 8441). Its head has become that of a GET
+    /// by then, which still needs a key.
+    pub extended: bool,
     /// The trailer fields that may go upstream; empty when the request declares none.
     pub trailers: Vec<HeaderName>,
 }
@@ -180,6 +186,10 @@ impl Forwarder {
         framing: Framing,
         peer: &Peer,
     ) -> Result<Inbound, RequestError> {
+        let extended = target::is_extended_connect(head);
+        if extended {
+            head.method = Method::GET;
+        }
         target::rewrite(head)?;
         if head.version == Version::HTTP_2 {
             join_crumbs(&mut head.headers);
@@ -202,11 +212,12 @@ impl Forwarder {
         } else {
             hop::Connection::default()
         };
-        let upgrade = framing == Framing::Empty
-            && head.method == Method::GET
-            && head.version == Version::HTTP_11
-            && connection.upgrade
-            && hop::is_websocket(&head.headers);
+        let upgrade = extended
+            || framing == Framing::Empty
+                && head.method == Method::GET
+                && head.version == Version::HTTP_11
+                && connection.upgrade
+                && hop::is_websocket(&head.headers);
         let trailers = match framing {
             Framing::Chunked => self.trailers(&head.headers),
             Framing::Empty | Framing::Length(_) => Vec::new(),
@@ -236,6 +247,7 @@ impl Forwarder {
         Ok(Inbound {
             client,
             upgrade,
+            extended,
             trailers,
         })
     }

@@ -10,6 +10,7 @@ use http::{HeaderValue, Response, StatusCode};
 use crate::config::LogLevel;
 use crate::proxy::Body;
 use crate::proxy::forward::{RequestError, ResponseError};
+use crate::proxy::intake::BodyFault;
 use crate::proxy::upstream::UpstreamError;
 use crate::store::{BoxError, StoreError};
 use crate::telemetry::RequestId;
@@ -20,6 +21,9 @@ pub enum ProxyError {
     /// The client sent what no gateway serves.
     #[error("the request was refused")]
     Downstream(#[source] RequestError),
+    /// The client sent a body that is too large, or too slow.
+    #[error("the request's body was refused")]
+    Body(#[source] BodyFault),
     /// The application could not be asked, or did not answer.
     #[error("the request got no response")]
     Upstream(#[source] UpstreamError),
@@ -75,6 +79,10 @@ impl ProxyError {
                 // How such a request is framed, and where the next one begins, is in doubt.
                 (status, phrase, Close, Info)
             }
+            Self::Body(BodyFault::TooLarge) => (413, "The request is too large.", Close, Info),
+            Self::Body(BodyFault::Stalled | BodyFault::TooSlow) => {
+                (408, "The request did not arrive in time.", Close, Info)
+            }
             Self::Upstream(error) => match error {
                 UpstreamError::Connect(_) => {
                     (502, "The application can't be reached.", Keep, Error)
@@ -119,6 +127,8 @@ impl ProxyError {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Downstream(_) => "bad_request",
+            Self::Body(BodyFault::TooLarge) => "request_too_large",
+            Self::Body(BodyFault::Stalled | BodyFault::TooSlow) => "request_timeout",
             Self::Upstream(error) => match error {
                 UpstreamError::Connect(_) => "upstream_unreachable",
                 UpstreamError::ConnectTimeout => "upstream_connect_timeout",

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,20 +11,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use super::crowd::Crowd;
+use super::frames::Meter;
 use super::gauge::{Gauge, Overdue, Patience, Verdict};
-use super::opening::{Accepted, Opening, Protocol, open};
+use super::opening::{Accepted, Opening, PREFACE, Protocol, open};
+use super::streams::{Streams, asked};
 use super::transport::Gauged;
 use super::{Phase, reached};
 use crate::config::Config;
@@ -44,7 +47,7 @@ const LINGER: Duration = Duration::from_secs(5);
 /// What all connections of a worker share.
 pub(super) struct Shared<H> {
     http1: http1::Builder,
-    http2: http2::Builder<TokioExecutor>,
+    http2: http2::Builder<Streams>,
     limits: Limits,
     patience: Patience,
     pub(super) opening: Opening,
@@ -78,6 +81,7 @@ impl Room {
 struct Limits {
     requests: u32,
     fields: usize,
+    control_frames: u32,
 }
 
 impl<H: Handler> Shared<H> {
@@ -93,6 +97,7 @@ impl<H: Handler> Shared<H> {
             limits: Limits {
                 requests: config.limits.max_requests_per_connection,
                 fields: config.limits.max_head_fields,
+                control_frames: config.limits.http2_max_control_frames,
             },
             patience: Patience {
                 head: config.timeouts.client_head,
@@ -131,10 +136,12 @@ fn http1(config: &Config) -> http1::Builder {
 
 /// How hyper and h2 read requests of HTTP/2. The bound on a head bounds CONTINUATION frames, too:
 /// h2 takes no more of them than such a head needs.
-fn http2(config: &Config) -> http2::Builder<TokioExecutor> {
+fn http2(config: &Config) -> http2::Builder<Streams> {
     let limits = &config.limits;
     let ping = config.timeouts.client_ping;
-    let mut http = http2::Builder::new(TokioExecutor::new());
+    let mut http = http2::Builder::new(Streams {
+        patience: config.timeouts.client_write,
+    });
     http.timer(TokioTimer::new())
         .max_concurrent_streams(limits.http2_max_streams)
         .max_pending_accept_reset_streams(limits.http2_max_resets)
@@ -143,6 +150,8 @@ fn http2(config: &Config) -> http2::Builder<TokioExecutor> {
         .initial_stream_window_size(limits.http2_stream_window)
         .initial_connection_window_size(limits.http2_connection_window)
         .max_send_buf_size(BUFFER)
+        // Websockets (RFC 8441).
+        .enable_connect_protocol()
         .keep_alive_interval((!ping.is_zero()).then_some(ping))
         .keep_alive_timeout(ping);
     http
@@ -169,7 +178,11 @@ pub(super) async fn serve<H: Handler>(
         }
     };
     let gauge = Arc::new(Gauge::new(at));
-    let io = Gauged::new(opened.transport, Arc::clone(&gauge));
+    let mut io = Gauged::new(opened.transport, Arc::clone(&gauge));
+    if opened.protocol == Protocol::Http2 {
+        let max = shared.limits.control_frames;
+        io = io.metered(Meter::new(max, PREFACE.len()));
+    }
     let peer = Peer::new(opened.remote, opened.tls).with_place(Box::new((place, opened.member)));
     let client = Arc::new(Client {
         peer: Arc::new(peer),
@@ -187,6 +200,35 @@ struct Client<H> {
     peer: Arc<Peer>,
     gauge: Arc<Gauge>,
     shared: Arc<Shared<H>>,
+}
+
+impl<H> Client<H> {
+    /// Whom a request is from. With HTTP/2 a tunnel is a part of the connection, which must not count
+    /// as idle as long as somebody holds the peer.
+    fn peer_of(&self, request: &Request<Incoming>) -> Arc<Peer> {
+        if request.method() != Method::CONNECT {
+            return Arc::clone(&self.peer);
+        }
+        let peer = Peer::new(self.peer.remote(), self.peer.tls());
+        let stay = Stay::new(&self.gauge);
+        Arc::new(peer.with_place(Box::new((Arc::clone(&self.peer), stay))))
+    }
+}
+
+/// Keeps a connection from being idle.
+struct Stay(Arc<Gauge>);
+
+impl Stay {
+    fn new(gauge: &Arc<Gauge>) -> Self {
+        gauge.stay();
+        Self(Arc::clone(gauge))
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 /// Lets hyper speak.
@@ -249,9 +291,10 @@ async fn drive<H: Handler>(connection: impl Drive, client: &Client<H>) -> Result
     let mut stopping = shared.stopping.clone();
     let mut connection = pin!(connection);
     let mut stop = pin!(reached(&mut stopping, Phase::Draining));
-    let mut timer = pin!(sleep_until(Instant::now() + shared.patience.head));
+    // It is looked at what the connection does before anybody waits.
+    let mut timer = pin!(sleep_until(Instant::now()));
     let mut finishing: Option<Instant> = None;
-    std::future::poll_fn(|cx| {
+    poll_fn(|cx| {
         loop {
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                 return Poll::Ready(ended);
@@ -298,7 +341,9 @@ async fn answer<H: Handler>(
         *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         response
     } else {
-        shared.handler.handle(request, &client.peer).await
+        let peer = client.peer_of(&request);
+        let mut handling = pin!(shared.handler.handle(request, &peer));
+        poll_fn(|cx| asked(handling.as_mut().poll(cx))).await
     };
     if is_http2 {
         // RFC 9113 section 8.2.2: the connection is not the stream's business.
@@ -368,7 +413,7 @@ impl http_body::Body for Counted {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        asked(Pin::new(&mut self.body).poll_frame(cx))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -107,6 +107,11 @@ impl Gauge {
         self.begun.fetch_add(1, Relaxed).saturating_add(1)
     }
 
+    /// Something else than an exchange is under way, until [`Self::end`].
+    pub(super) fn stay(&self) {
+        self.running.fetch_add(1, Relaxed);
+    }
+
     /// Its exchange has ended.
     pub(super) fn end(&self) {
         self.idle_since.store(self.now(), Relaxed);

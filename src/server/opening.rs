@@ -21,7 +21,7 @@ use crate::config::Neighbours;
 use crate::proxy::Remote;
 
 /// What a connection of HTTP/2 begins with (RFC 9113 section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// What a record of a TLS handshake begins with (RFC 8446 section 5.1).
 const HANDSHAKE: u8 = 0x16;
 /// The name of HTTP/2 in ALPN (RFC 9113 section 3.1).

@@ -233,6 +233,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::unnecessary_wraps, reason = "it is what parsing answers")]
     fn header(length: usize, source: Source) -> Result<Parsed, Invalid> {
         Ok(Parsed::Header { length, source })
     }

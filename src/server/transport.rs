@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
+use super::frames::Meter;
 use super::gauge::Gauge;
 
 /// How much is read at once before it is known what the client speaks. Most request heads are
@@ -102,11 +103,31 @@ pub(super) enum Transport {
 pub(super) struct Gauged<T> {
     inner: T,
     gauge: Arc<Gauge>,
+    /// With HTTP/2, what counts its frames.
+    meter: Option<Meter>,
 }
 
 impl<T> Gauged<T> {
     pub(super) fn new(inner: T, gauge: Arc<Gauge>) -> Self {
-        Self { inner, gauge }
+        Self {
+            inner,
+            gauge,
+            meter: None,
+        }
+    }
+
+    /// The same, whose frames are counted.
+    pub(super) fn metered(mut self, meter: Meter) -> Self {
+        self.meter = Some(meter);
+        self
+    }
+
+    /// Tells the gauge and the meter how writing went.
+    fn has_written(&mut self, written: &Poll<io::Result<usize>>) {
+        self.gauge.has_written(written.is_ready());
+        if let (Some(meter), Poll::Ready(Ok(bytes))) = (&mut self.meter, written) {
+            meter.written(*bytes);
+        }
     }
 }
 
@@ -121,6 +142,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Gauged<T> {
         let polled = Pin::new(&mut this.inner).poll_read(cx, buf);
         if buf.filled().len() > before {
             this.gauge.has_read();
+            let read = buf.filled().get(before..).unwrap_or_default();
+            if let Some(meter) = &mut this.meter
+                && !meter.read(read)
+            {
+                return Poll::Ready(Err(io::Error::other("frames that only make work")));
+            }
         }
         polled
     }
@@ -134,7 +161,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gauged<T> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.inner).poll_write(cx, bytes);
-        this.gauge.has_written(polled.is_ready());
+        this.has_written(&polled);
         polled
     }
 
@@ -145,7 +172,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gauged<T> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.inner).poll_write_vectored(cx, parts);
-        this.gauge.has_written(polled.is_ready());
+        this.has_written(&polled);
         polled
     }
 

@@ -1,6 +1,7 @@
 //! HTTP/2 from clients: curl and h2load, and frames byte by byte for what those would never send.
 
-mod frames;
+pub(crate) mod frames;
+mod websockets;
 
 use crate::harness::{Address, AppResponse, Gate, Pycket, Upstream, curl, tool};
 use frames::{END_HEADERS, END_STREAM, Frames, GET};
@@ -241,6 +242,41 @@ fn streams_that_are_reset_at_once_end_the_connection() {
         assert!(stream < 1_000_000, "it takes resets for ever");
     }
     gate.open();
+}
+
+#[test]
+fn frames_that_only_make_work_end_the_connection() {
+    let app = app();
+    let pycket = Pycket::with(&app).start();
+    // SETTINGS, PING, PRIORITY, one that nobody knows, and empty DATA of a request.
+    for (kind, stream, payload) in [
+        (4, 0, &[][..]),
+        (6, 0, &[0; 8]),
+        (2, 1, &[0, 0, 0, 3, 1]),
+        (0xfa, 0, &[]),
+        (0, 1, &[]),
+    ] {
+        let mut client = Frames::connect(&pycket);
+        let post = GET.map(|(name, value)| (name, if value == "GET" { "POST" } else { value }));
+        client.headers(1, &post, END_HEADERS);
+        let mut sent = 0;
+        while client.try_frame(kind, 0, stream, payload) {
+            sent += 1;
+            assert!(sent < 1_000_000, "it takes frames of kind {kind} for ever");
+        }
+    }
+}
+
+#[test]
+fn requests_that_are_reset_one_by_one_end_the_connection() {
+    let app = app();
+    let pycket = Pycket::with(&app).config("log.access = false").start();
+    let mut client = Frames::connect(&pycket);
+    let mut stream = 1;
+    while client.try_request_and_reset(stream, 1) {
+        stream += 2;
+        assert!(stream < 1_000_000, "it takes resets for ever");
+    }
 }
 
 #[test]

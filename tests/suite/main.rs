@@ -9,6 +9,8 @@
 #[cfg(test)]
 mod architecture;
 #[cfg(test)]
+mod client_limits;
+#[cfg(test)]
 mod concurrency;
 #[cfg(test)]
 mod contract;

@@ -33,6 +33,15 @@ pub(super) fn rewrite(head: &mut request::Parts) -> Result<(), RequestError> {
     }
 }
 
+/// Whether it asks for a websocket as HTTP/2 does (RFC 8441 section 4). Other protocols are not
+/// offered, and end as any other CONNECT.
+pub(super) fn is_extended_connect(head: &request::Parts) -> bool {
+    let protocol = head.extensions.get::<hyper::ext::Protocol>();
+    head.version == Version::HTTP_2
+        && head.method == Method::CONNECT
+        && protocol.is_some_and(|protocol| protocol.as_str() == "websocket")
+}
+
 fn check_host(head: &request::Parts) -> Result<(), RequestError> {
     let mut hosts = head.headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {

@@ -6,12 +6,12 @@ use std::io;
 use crate::harness::{Address, Wire};
 
 /// The flags of frames.
-pub(super) const END_STREAM: u8 = 1;
-pub(super) const END_HEADERS: u8 = 4;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
 
 /// A plain request.
-pub(super) const GET: [(&str, &str); 4] = [
+pub(crate) const GET: [(&str, &str); 4] = [
     (":method", "GET"),
     (":scheme", "http"),
     (":authority", "example.com"),
@@ -19,10 +19,12 @@ pub(super) const GET: [(&str, &str); 4] = [
 ];
 
 /// One connection.
-pub(super) struct Frames {
+pub(crate) struct Frames {
     wire: Wire,
     /// Streams that were answered, with the beginning of their header block.
     answered: HashMap<u32, Vec<u8>>,
+    /// What of their bodies has come.
+    bodies: HashMap<u32, Vec<u8>>,
     /// Streams that were reset.
     reset: Vec<u32>,
     /// Whether GOAWAY has come, or the connection has ended.
@@ -31,20 +33,26 @@ pub(super) struct Frames {
 
 impl Frames {
     /// Connects, and says what it speaks.
-    pub(super) fn connect(server: &impl Address) -> Self {
+    pub(crate) fn connect(server: &impl Address) -> Self {
+        Self::connect_with(server, &[])
+    }
+
+    /// Connects with these settings.
+    pub(crate) fn connect_with(server: &impl Address, settings: &[u8]) -> Self {
         let mut wire = Wire::connect(server);
         wire.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-        wire.send(frame(4, 0, 0, &[]));
+        wire.send(frame(4, 0, 0, settings));
         Self {
             wire,
             answered: HashMap::new(),
+            bodies: HashMap::new(),
             reset: Vec::new(),
             gone: false,
         }
     }
 
     /// Sends HEADERS.
-    pub(super) fn headers(&mut self, stream: u32, fields: &[(&str, &str)], flags: u8) {
+    pub(crate) fn headers(&mut self, stream: u32, fields: &[(&str, &str)], flags: u8) {
         let block = block(fields);
         // What does not fit into one frame goes on in others.
         let mut parts = block.chunks(16_000).peekable();
@@ -64,19 +72,19 @@ impl Frames {
     }
 
     /// Sends DATA.
-    pub(super) fn data(&mut self, stream: u32, bytes: &[u8], last: bool) {
+    pub(crate) fn data(&mut self, stream: u32, bytes: &[u8], last: bool) {
         self.send(&frame(0, u8::from(last), stream, bytes));
     }
 
     /// Sends CONTINUATION; whether the server took it.
-    pub(super) fn try_continuation(&mut self, stream: u32, fields: &[(&str, &str)]) -> bool {
+    pub(crate) fn try_continuation(&mut self, stream: u32, fields: &[(&str, &str)]) -> bool {
         self.wire
             .try_send(&frame(9, 0, stream, &block(fields)))
             .is_ok()
     }
 
     /// Sends so many requests and resets all of them; whether the server took it.
-    pub(super) fn try_request_and_reset(&mut self, first: u32, count: usize) -> bool {
+    pub(crate) fn try_request_and_reset(&mut self, first: u32, count: usize) -> bool {
         let mut bytes = Vec::new();
         for stream in (first..).step_by(2).take(count) {
             bytes.extend(frame(1, END_HEADERS | END_STREAM, stream, &block(&GET)));
@@ -86,14 +94,14 @@ impl Frames {
     }
 
     /// Sends any frame; whether the server took it.
-    pub(super) fn try_frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> bool {
+    pub(crate) fn try_frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> bool {
         self.wire
             .try_send(&frame(kind, flags, stream, payload))
             .is_ok()
     }
 
     /// Waits for the head of an answer; its status.
-    pub(super) fn status(&mut self, stream: u32) -> String {
+    pub(crate) fn status(&mut self, stream: u32) -> String {
         loop {
             if let Some(block) = self.answered.get(&stream) {
                 return status(block);
@@ -104,7 +112,7 @@ impl Frames {
     }
 
     /// Waits until a stream is reset, answered with 400, or the connection ends.
-    pub(super) fn is_refused(&mut self, stream: u32) -> bool {
+    pub(crate) fn is_refused(&mut self, stream: u32) -> bool {
         loop {
             if let Some(block) = self.answered.get(&stream) {
                 return status(block) == "400";
@@ -118,8 +126,26 @@ impl Frames {
         }
     }
 
+    /// Waits until this has come of a body.
+    pub(crate) fn receives(&mut self, stream: u32, text: &str) {
+        let has_come = |bodies: &HashMap<u32, Vec<u8>>| {
+            let body = bodies.get(&stream);
+            body.is_some_and(|body| String::from_utf8_lossy(body).contains(text))
+        };
+        while !has_come(&self.bodies) {
+            self.receive().expect("it comes");
+        }
+    }
+
+    /// Waits until a stream is reset.
+    pub(crate) fn is_reset(&mut self, stream: u32) {
+        while !self.reset.contains(&stream) {
+            self.receive().expect("it is reset");
+        }
+    }
+
     /// Waits for GOAWAY.
-    pub(super) fn goes_away(&mut self) {
+    pub(crate) fn goes_away(&mut self) {
         while !self.gone {
             self.receive().expect("it says that it goes away");
         }
@@ -136,6 +162,7 @@ impl Frames {
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
         let payload = self.wire.try_read_exactly(length)?;
         match kind {
+            0 => self.bodies.entry(stream).or_default().extend(payload),
             1 => drop(self.answered.entry(stream).or_insert(payload)),
             3 => self.reset.push(stream),
             4 if flags & ACK == 0 => drop(self.try_frame(4, ACK, 0, &[])),
