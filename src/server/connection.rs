@@ -247,7 +247,8 @@ async fn speak<H: Handler>(
         Protocol::Http2 => {
             client.gauge.is_multiplexed();
             let connection = client.shared.http2.serve_connection(io, service);
-            drive(connection, client).await
+            // Boxed, so that connections of HTTP/1 have no room for it.
+            Box::pin(drive(connection, client)).await
         }
     }
 }
@@ -468,7 +469,10 @@ mod tests {
             door: Arc::new(Door::plain(Listener::plain(ListenAddress::Tcp(address)))),
             at: Instant::now(),
         };
-        serve(accepted, Box::new(()), shared).await;
+        let serving = serve(accepted, Box::new(()), shared);
+        // There may be ten thousand of them.
+        assert!(size_of_val(&serving) < 4096);
+        serving.await;
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
         assert!(answer.contains("connection: close\r\n"), "{answer}");

@@ -85,14 +85,15 @@ pub(super) async fn open<H>(
     let deadline = at + shared.opening.handshake;
     let neighbours = &door.listener.proxy_protocol;
     if remote.is_among(neighbours) {
-        let introduced = in_time(deadline, introduce(&mut wire, remote)).await;
+        let introduced = in_time(deadline, Box::pin(introduce(&mut wire, remote))).await;
         remote = introduced.map_err(|error| (sender, error))?;
     }
     let opened = async {
-        let member = admit(remote, sender, shared)?;
+        let member = admit(remote, shared)?;
         if let Some(certificates) = &door.certificates {
-            let (transport, protocol) =
-                in_time(deadline, encrypt(wire, certificates.current())).await?;
+            // Boxed, so that connections without have no room for it.
+            let encrypted = Box::pin(encrypt(wire, certificates.current()));
+            let (transport, protocol) = in_time(deadline, encrypted).await?;
             return Ok((transport, protocol, true, member));
         }
         let protocol = if door.listener.http2 {
@@ -126,15 +127,9 @@ async fn in_time<T>(
 
 /// Takes a place for the connection among those from its address. Load balancers, which are
 /// trusted, and unix sockets carry many clients.
-fn admit<H>(
-    remote: Remote,
-    sender: Remote,
-    shared: &Shared<H>,
-) -> Result<Option<Member>, Unopened> {
-    let is_one_client = |ip: IpAddr| !shared.opening.trust.has_address(ip);
-    // A load balancer that checks our health by itself is one, too.
-    let is_sender = remote == sender && matches!(sender, Remote::Unix);
-    match remote.ip().filter(|ip| !is_sender && is_one_client(*ip)) {
+fn admit<H>(remote: Remote, shared: &Shared<H>) -> Result<Option<Member>, Unopened> {
+    let is_one_client = |ip: &IpAddr| !shared.opening.trust.has_address(*ip);
+    match remote.ip().filter(is_one_client) {
         None => Ok(None),
         Some(ip) => match shared.crowd.join(ip) {
             Some(member) => Ok(Some(member)),
