@@ -98,7 +98,7 @@ struct Configuration {
         help = "Configuration file [default: $PYCKET_CONFIG]"
     )]
     config: Option<PathBuf>,
-    /// Where to listen; may repeat [default: 127.0.0.1:8080]
+    /// Where to listen: address and port, a unix socket, or systemd; may repeat [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
     /// The application

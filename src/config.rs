@@ -11,6 +11,7 @@ mod excerpt;
 mod foreign;
 mod format;
 mod headers;
+mod listeners;
 mod load;
 mod memcached;
 mod parse;
@@ -36,7 +37,8 @@ pub use upstreams::{
     Upstream, UpstreamTls,
 };
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -47,12 +49,13 @@ use ipnet::IpNet;
 use crate::contract::{ContractPolicy, Names};
 use crate::cookie::CookiePolicy;
 use crate::exchange::{NotificationPolicy, SessionPolicy};
+use crate::tls;
 
 /// Everything that a running proxy needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to listen; at least one address.
-    pub listen: Vec<SocketAddr>,
+    /// Where to listen; at least one.
+    pub listeners: Vec<Listener>,
     /// How many worker threads.
     pub workers: NonZeroUsize,
     /// Which store, and its settings.
@@ -73,6 +76,108 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Logging.
     pub log: Log,
+}
+
+/// One address to listen on, and how connections to it are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Where.
+    pub address: ListenAddress,
+    /// Whether clients may speak HTTP/2.
+    pub http2: bool,
+    /// Who has to begin each connection with the header of the PROXY protocol. From nobody else is
+    /// one read.
+    pub proxy_protocol: Neighbours,
+    /// How TLS is spoken; `None` is without.
+    pub tls: Option<tls::Settings>,
+    /// The permissions of a unix socket; `None` leaves them to the process's umask.
+    pub mode: Option<u32>,
+}
+
+impl Listener {
+    /// A listener without settings of its own.
+    pub fn plain(address: ListenAddress) -> Self {
+        Self {
+            address,
+            http2: true,
+            proxy_protocol: Neighbours::default(),
+            tls: None,
+            mode: None,
+        }
+    }
+}
+
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// An IP address and a port; 0 is any port.
+    Tcp(SocketAddr),
+    /// The path of a unix socket.
+    Unix(PathBuf),
+    /// The sockets that systemd hands over (`sd_listen_fds(3)`): those of this name, or all.
+    Systemd(Option<String>),
+}
+
+/// As in the configuration.
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Systemd(None) => f.write_str("systemd"),
+            Self::Systemd(Some(name)) => write!(f, "systemd:{name}"),
+        }
+    }
+}
+
+/// Neighbours that are believed, or asked for something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Neighbours {
+    networks: Vec<IpNet>,
+    unix: bool,
+}
+
+/// A part of [`Neighbours`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Neighbour {
+    /// All with an address in this network.
+    Network(IpNet),
+    /// All that come by a unix socket.
+    Unix,
+}
+
+impl Neighbours {
+    /// Whether nobody is among them.
+    pub fn is_empty(&self) -> bool {
+        self.networks.is_empty() && !self.unix
+    }
+
+    /// Whether somebody at this address is among them.
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        // A dual-stack socket shows IPv4 neighbours as ::ffff:a.b.c.d.
+        let address = address.to_canonical();
+        self.networks
+            .iter()
+            .any(|network| network.contains(&address))
+    }
+
+    /// Whether those who come by a unix socket are among them.
+    pub fn has_unix(&self) -> bool {
+        self.unix
+    }
+}
+
+impl FromIterator<Neighbour> for Neighbours {
+    fn from_iter<I: IntoIterator<Item = Neighbour>>(all: I) -> Self {
+        let mut neighbours = Self::default();
+        for neighbour in all {
+            match neighbour {
+                Neighbour::Network(network) => neighbours.networks.push(network),
+                Neighbour::Unix => neighbours.unix = true,
+            }
+        }
+        neighbours
+    }
 }
 
 /// Which engine holds the records, and how to reach it.
@@ -245,8 +350,8 @@ impl Secret {
     }
 }
 
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(..)")
     }
 }
@@ -303,8 +408,8 @@ pub struct RoutePolicy {
 /// Whom to believe about the client, and what to tell the upstream about it.
 #[derive(Clone, Debug)]
 pub struct Forwarding {
-    /// Networks whose `X-Forwarded-*`, `Forwarded` and request ids are believed. Empty: nobody's.
-    pub trust: Vec<IpNet>,
+    /// Whose `X-Forwarded-*`, `Forwarded` and request ids are believed. Empty: nobody's.
+    pub trust: Neighbours,
     /// Whether to send `X-Forwarded-For`, `-Proto` and `-Host`.
     pub x_forwarded: bool,
     /// Whether to send `Forwarded` (RFC 7239).
@@ -318,10 +423,28 @@ pub struct Forwarding {
 pub struct Limits {
     /// Client connections of the whole process, all workers together.
     pub max_connections: usize,
+    /// Client connections from one address, all workers together.
+    pub max_connections_per_address: usize,
+    /// Requests on one connection.
+    pub max_requests_per_connection: u32,
     /// Bytes of one request head.
     pub max_head_bytes: usize,
     /// Header fields in one request head.
     pub max_head_fields: usize,
+    /// Bytes of one request's body.
+    pub max_body_bytes: u64,
+    /// The slowest rate of a request's body, in bytes a second; 0 is any.
+    pub min_body_rate: u64,
+    /// Exchanges at a time on one connection of HTTP/2.
+    pub http2_max_streams: u32,
+    /// Streams of one connection that were reset and are not yet done with.
+    pub http2_max_resets: usize,
+    /// Frames in a row that only make work, on one connection.
+    pub http2_max_control_frames: u32,
+    /// Bytes of one request's body that may be on their way (RFC 9113 section 5.2) ...
+    pub http2_stream_window: u32,
+    /// ... and those of all requests of a connection together.
+    pub http2_connection_window: u32,
     /// Connections that one worker opens to one server of an upstream.
     pub max_upstream_connections: usize,
 }
@@ -329,9 +452,20 @@ pub struct Limits {
 /// How long each part of an exchange may take.
 #[derive(Clone, Debug)]
 pub struct Timeouts {
-    /// From the first byte of a connection or request to the end of its head; also how long an
-    /// idle keep-alive connection is kept.
+    /// From accepting a connection to the end of the PROXY protocol's header and the TLS handshake.
+    pub client_handshake: Duration,
+    /// From accepting a connection, or from the first byte of a later request, to the end of a
+    /// request's head.
     pub client_head: Duration,
+    /// How long nothing may come of a request's body.
+    pub client_body: Duration,
+    /// How long a connection is kept after an exchange until the next one begins.
+    pub client_idle: Duration,
+    /// How long a client may take nothing of what is written to it.
+    pub client_write: Duration,
+    /// After how much silence a client of HTTP/2 is asked whether it is there, and how long it has
+    /// to answer. Zero is never.
+    pub client_ping: Duration,
     /// Opening a connection to the upstream.
     pub upstream_connect: Duration,
     /// From the whole request sent to the upstream's response head.

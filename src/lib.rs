@@ -23,7 +23,8 @@
 //!
 //! Pure modules decide; they take `now` as an argument and know no sockets: [`clock`] (its type),
 //! [`session`], [`mod@format`], [`cookie`], [`contract`], [`exchange`]. Modules with I/O carry out:
-//! [`store`], [`archive`], [`proxy`], [`server`], [`telemetry`], [`cli`]. [`config`] turns `pycket.toml` into
+//! [`store`], [`archive`], [`proxy`], [`server`], [`telemetry`], [`cli`]. [`tls`] makes of certificates
+//! what rustls needs. [`config`] turns `pycket.toml` into
 //! the plain values that all of them take.
 //!
 //! Imports go one way: `cli → server → proxy → {exchange → {contract, cookie} → session,
@@ -51,3 +52,4 @@ pub mod server;
 pub mod session;
 pub mod store;
 pub mod telemetry;
+pub mod tls;

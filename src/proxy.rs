@@ -9,10 +9,12 @@
 mod cache_guard;
 mod claim;
 mod line;
+mod websocket;
 
 pub mod body;
 pub mod forward;
 pub mod handler;
+pub mod intake;
 pub mod rescue;
 pub mod route;
 pub mod sessions;
@@ -20,50 +22,95 @@ pub mod tasks;
 pub mod tunnel;
 pub mod upstream;
 
-use std::net::SocketAddr;
+use std::any::Any;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
-use tokio::sync::OwnedSemaphorePermit;
 
 pub use body::Body;
+
+use crate::config::Neighbours;
 
 /// Who is at the other end of a client connection: a browser, or a proxy before us.
 #[derive(Debug)]
 pub struct Peer {
-    addr: SocketAddr,
+    remote: Remote,
     tls: bool,
-    address_text: HeaderValue,
+    address_text: Option<HeaderValue>,
     /// The place that its connection takes among those that are allowed. It is free again when
     /// nobody holds the peer any more, which after an upgrade is when the tunnel has ended.
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Box<dyn Any + Send + Sync>>,
+}
+
+/// Where a client connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remote {
+    /// An address and a port.
+    Address(SocketAddr),
+    /// A unix socket of ours.
+    Unix,
+    /// Only a proxy before us knows, and it did not say.
+    Unknown,
+}
+
+impl Remote {
+    /// The address, IPv4 as such even on a socket for both. `None` where there is none.
+    pub fn ip(self) -> Option<IpAddr> {
+        match self {
+            Self::Address(address) => Some(address.ip().to_canonical()),
+            Self::Unix | Self::Unknown => None,
+        }
+    }
+
+    /// Whether it is one of these.
+    pub fn is_among(self, neighbours: &Neighbours) -> bool {
+        match self {
+            Self::Address(address) => neighbours.has_address(address.ip()),
+            Self::Unix => neighbours.has_unix(),
+            Self::Unknown => false,
+        }
+    }
+}
+
+/// For logs.
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Unix => f.write_str("unix"),
+            Self::Unknown => f.write_str("unknown"),
+        }
+    }
 }
 
 impl Peer {
-    /// A neighbour at `addr`, who came by TLS or not.
-    pub fn new(addr: SocketAddr, tls: bool) -> Self {
-        let text = addr.ip().to_canonical().to_string();
+    /// A neighbour who came from there, by TLS or not.
+    pub fn new(remote: Remote, tls: bool) -> Self {
         // Addresses are visible ASCII.
-        let address_text = HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("-"));
+        let text = remote
+            .ip()
+            .and_then(|ip| HeaderValue::try_from(ip.to_string()).ok());
         Self {
-            addr,
+            remote,
             tls,
-            address_text,
+            address_text: text,
             place: None,
         }
     }
 
     /// The same, holding its place among the connections that are allowed.
     #[must_use]
-    pub fn with_place(mut self, place: OwnedSemaphorePermit) -> Self {
+    pub fn with_place(mut self, place: Box<dyn Any + Send + Sync>) -> Self {
         self.place = Some(place);
         self
     }
 
-    /// Address and port.
-    pub fn addr(&self) -> SocketAddr {
-        self.addr
+    /// Where it came from.
+    pub fn remote(&self) -> Remote {
+        self.remote
     }
 
     /// Whether the connection to us is encrypted.
@@ -71,9 +118,9 @@ impl Peer {
         self.tls
     }
 
-    /// The address as a header value, made once per connection.
-    pub fn address_text(&self) -> &HeaderValue {
-        &self.address_text
+    /// The address as a header value, made once per connection; `None` where there is none.
+    pub fn address_text(&self) -> Option<&HeaderValue> {
+        self.address_text.as_ref()
     }
 }
 

@@ -1,7 +1,8 @@
 //! Listening, accepting, stopping.
 //!
 //! Each worker is one thread with its own runtime, its own sockets on the same addresses
-//! (`SO_REUSEPORT`: the kernel spreads connections over them), and its own handler, so that an
+//! (`SO_REUSEPORT`: the kernel spreads connections over them; unix sockets and those of systemd are
+//! one for all), and its own handler, so that an
 //! exchange never crosses threads. What the workers share is the bound on client connections and
 //! the word to stop.
 //!
@@ -12,43 +13,41 @@
 //!
 //! What a request means is not known here: that is the [`Handler`]'s.
 
+mod certificates;
+mod connection;
+mod crowd;
+mod frames;
+mod gauge;
+mod opening;
+mod proxy_protocol;
+mod sockets;
+mod streams;
+mod transport;
+mod unix;
 mod worker;
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
 
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
+
+pub use sockets::{BindError, Sockets};
+
+use connection::Room;
+use unix::SocketFile;
 
 use crate::config::Config;
 use crate::proxy::{Handler, Worker};
 
-/// Connections that may wait in the kernel for each socket. The kernel cuts it at
-/// `net.core.somaxconn`, which is 4096 by default.
-const BACKLOG: i32 = 4096;
-
 /// An error that is only ever printed.
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// An address that can't be listened on.
-#[derive(Debug, thiserror::Error)]
-#[error("can't listen on {address}")]
-pub struct BindError {
-    /// The address as configured.
-    pub address: SocketAddr,
-    /// Why not.
-    #[source]
-    pub source: io::Error,
-}
 
 /// Why the server did not run, or not to its proper end.
 #[derive(Debug, thiserror::Error)]
@@ -88,55 +87,9 @@ enum Phase {
     Stopped,
 }
 
-/// Bound sockets, a set for each worker.
-#[derive(Debug)]
-pub struct Sockets(Vec<Vec<TcpListener>>);
-
-impl Sockets {
-    /// Binds every address once for each worker.
-    ///
-    /// # Errors
-    ///
-    /// The first address that can't be bound.
-    pub fn bind(addresses: &[SocketAddr], workers: NonZeroUsize) -> Result<Self, BindError> {
-        let mut sets: Vec<Vec<TcpListener>> = Vec::new();
-        sets.resize_with(workers.get(), Vec::new);
-        for &address in addresses {
-            let mut bound = address;
-            for set in &mut sets {
-                let listener = listen(bound).map_err(|source| BindError { address, source })?;
-                // Port 0 is any port; the other workers need the same one.
-                bound = listener
-                    .local_addr()
-                    .map_err(|source| BindError { address, source })?;
-                set.push(listener);
-            }
-        }
-        Ok(Self(sets))
-    }
-
-    /// The addresses as they are, in the order as given: with port 0, the port that was chosen.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        let first = self.0.first().into_iter().flatten();
-        first
-            .filter_map(|socket| socket.local_addr().ok())
-            .collect()
-    }
-}
-
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    // Without it, a restart would wait for the kernel to forget the old connections.
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+/// Waits until stopping has come that far. A server that is gone counts as stopped.
+async fn reached(stopping: &mut watch::Receiver<Phase>, phase: Phase) {
+    drop(stopping.wait_for(|&now| now >= phase).await);
 }
 
 /// Runs the workers until `stop` is done waiting, and lets them finish.
@@ -163,21 +116,20 @@ where
         .enable_all()
         .build()
         .map_err(RunError::Start)?;
-    let addresses = sockets.addresses();
-    let count = sockets.0.len();
+    let names = sockets.names();
+    let count = sockets.sets.len();
     let make = Arc::new(make);
-    let places = Arc::new(Semaphore::new(
-        config.limits.max_connections.min(Semaphore::MAX_PERMITS),
-    ));
+    let room = Room::new(config);
+    runtime.spawn(certificates::keep_fresh(sockets.doors()));
     let (phase, stopping) = watch::channel(Phase::Serving);
     let (exits, exited) = mpsc::channel(count.max(1));
     let (ears, listening) = mpsc::channel(1);
-    for (index, listeners) in sockets.0.into_iter().enumerate() {
+    for (index, sockets) in sockets.sets.into_iter().enumerate() {
         let setup = worker::Setup {
             index,
             config: Arc::clone(config),
-            listeners,
-            places: Arc::clone(&places),
+            sockets,
+            room: room.clone(),
             stopping: stopping.clone(),
             ears: ears.clone(),
         };
@@ -197,10 +149,11 @@ where
         phase,
         listening,
         exited,
+        files: sockets.files,
     };
     let announce = || {
-        for address in addresses {
-            info!(workers = count, "listening on {address}");
+        for name in names {
+            info!(workers = count, "listening on {name}");
         }
     };
     runtime.block_on(supervise(workers, announce, &mut stop))
@@ -216,6 +169,8 @@ struct Workers {
     listening: mpsc::Receiver<Infallible>,
     /// Ends when all workers have.
     exited: mpsc::Receiver<Exit>,
+    /// Those of unix sockets that the workers listen on.
+    files: Vec<SocketFile>,
 }
 
 async fn supervise(
@@ -256,6 +211,7 @@ async fn supervise(
                 None => break,
             },
             _ = workers.listening.recv(), if now == Phase::Closing => {
+                workers.files.clear();
                 workers.phase.send_replace(Phase::Draining);
             }
             () = stop(), if now != Phase::Stopped => {

@@ -26,7 +26,7 @@ pub(super) fn demo(listen: SocketAddr) -> Result<(), BoxError> {
     let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
     let config = configuration(listen, listener.local_addr()?)?;
     telemetry::init(&config.log)?;
-    let sockets = Sockets::bind(&config.listen, config.workers)?;
+    let sockets = Sockets::bind(&config.listeners, config.workers)?;
     announce(&sockets);
     thread::Builder::new()
         .name("application".to_owned())

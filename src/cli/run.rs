@@ -18,7 +18,7 @@ use crate::telemetry;
 /// Exchanges that had to be cut off are an error: whoever stopped it should know.
 pub(super) fn run(config: Config) -> Result<(), Box<dyn Error + Send + Sync>> {
     telemetry::init(&config.log)?;
-    let sockets = Sockets::bind(&config.listen, config.workers)?;
+    let sockets = Sockets::bind(&config.listeners, config.workers)?;
     announce(&config);
     serve(config, sockets, server::on_signals())
 }

@@ -18,7 +18,8 @@ use super::units::show_duration;
 use super::upstreams::{self, Groups};
 
 use super::{
-    Config, Engine, Format, RoutePolicy, cookies, headers, policy, routes, server, storage,
+    Config, Engine, Format, RoutePolicy, cookies, headers, listeners, policy, routes, server,
+    storage,
 };
 use crate::exchange::Consume;
 
@@ -160,7 +161,7 @@ const PYCKET_MAX_RECORD: usize = 1 << 20;
 
 /// Reads all keys. `None` when there is no usable secret; the mistakes are with the reader.
 fn read(mut root: Section<'_, '_>, processors: NonZeroUsize) -> Option<Config> {
-    let listen = server::listen(&mut root);
+    let listeners = listeners::read(&mut root);
     let mut groups = Groups::read(&mut root);
     let upstream =
         upstreams::upstream(&mut root, &mut groups).unwrap_or_else(upstreams::default_upstream);
@@ -197,7 +198,7 @@ fn read(mut root: Section<'_, '_>, processors: NonZeroUsize) -> Option<Config> {
     groups.finish(&mut root);
     root.finish();
     Some(Config {
-        listen,
+        listeners,
         workers,
         storage,
         cookie: cookie?,

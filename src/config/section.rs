@@ -113,6 +113,12 @@ impl<'a> Section<'_, 'a> {
         self.reader.problem_between(&keys, wrong);
     }
 
+    /// Whether one of the keys of this very table is given, and has been asked for. For tables in
+    /// lists, which share their keys' names.
+    pub(super) fn is_present(&self, name: &str) -> bool {
+        self.present.iter().any(|(present, _)| *present == name)
+    }
+
     /// Whether one of its keys is given, whatever it says.
     pub(super) fn is_given(&self, name: &str) -> bool {
         self.reader.is_given(&self.key(name))

@@ -1,6 +1,6 @@
-//! `listen` and `workers`; `[forwarding]`, `[limits]`, `[timeouts]` and `[log]`.
+//! `workers`; `[forwarding]`, `[limits]`, `[timeouts]` and `[log]`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::parse::{self, Wrong};
 use super::section::Section;
 use super::tree::Node;
-use super::{Forwarding, Limits, Log, LogFormat, LogLevel, Timeouts};
+use super::{Forwarding, Limits, Log, LogFormat, LogLevel, Neighbour, Timeouts};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -18,29 +18,6 @@ const HOUR: Duration = Duration::from_hours(1);
 
 /// More threads than that are a slip.
 const MAX_WORKERS: usize = 1024;
-
-/// Reads `listen`.
-pub(super) fn listen(root: &mut Section<'_, '_>) -> Vec<SocketAddr> {
-    let Some(addresses) = root.list("listen", address) else {
-        return vec![SocketAddr::from(([127, 0, 0, 1], 8080))];
-    };
-    if addresses.is_empty() {
-        let wrong = Wrong::new("no address to listen on", "\"127.0.0.1:8080\"");
-        root.reader().problem_between(&["listen"], wrong);
-    }
-    addresses
-}
-
-fn address(node: &Node) -> Result<SocketAddr, Wrong> {
-    let text = parse::text(node)?;
-    text.parse().ok().ok_or_else(|| {
-        let right = match text.strip_prefix(':').unwrap_or(&text).parse::<u16>() {
-            Ok(port) => format!("\"0.0.0.0:{port}\" for all of IPv4, \"[::]:{port}\" for all"),
-            Err(_) => "an IP address and a port: \"127.0.0.1:8080\", \"[::1]:8080\"".to_owned(),
-        };
-        Wrong::new(format!("`{text}` is no address to listen on"), right)
-    })
-}
 
 /// Reads `workers`; `auto` is one for each of the processors.
 pub(super) fn workers(root: &mut Section<'_, '_>, processors: NonZeroUsize) -> NonZeroUsize {
@@ -57,7 +34,11 @@ pub(super) fn workers(root: &mut Section<'_, '_>, processors: NonZeroUsize) -> N
 /// Reads `[forwarding]`.
 pub(super) fn forwarding(mut section: Section<'_, '_>) -> Forwarding {
     let forwarding = Forwarding {
-        trust: section.list("trust", network).unwrap_or_default(),
+        trust: section
+            .list("trust", neighbour)
+            .into_iter()
+            .flatten()
+            .collect(),
         x_forwarded: section.read("x_forwarded", parse::boolean).unwrap_or(true),
         forwarded: section.read("forwarded", parse::boolean).unwrap_or(false),
         via: section
@@ -66,6 +47,14 @@ pub(super) fn forwarding(mut section: Section<'_, '_>) -> Forwarding {
     };
     section.finish();
     forwarding
+}
+
+/// A network, or `unix` for whoever comes by a unix socket.
+pub(super) fn neighbour(node: &Node) -> Result<Neighbour, Wrong> {
+    if parse::text(node)? == "unix" {
+        return Ok(Neighbour::Unix);
+    }
+    network(node).map(Neighbour::Network)
 }
 
 fn network(node: &Node) -> Result<IpNet, Wrong> {
@@ -109,6 +98,15 @@ pub(super) fn limits(mut section: Section<'_, '_>) -> Limits {
         max_connections: section
             .read("max_connections", parse::integer(1, 1_000_000))
             .unwrap_or(10_000),
+        max_connections_per_address: section
+            .read("max_connections_per_address", parse::integer(1, 1_000_000))
+            .unwrap_or(1024),
+        max_requests_per_connection: section
+            .read(
+                "max_requests_per_connection",
+                parse::integer(1, 1_000_000_000),
+            )
+            .unwrap_or(10_000),
         // hyper needs 8 KiB at least.
         max_head_bytes: section
             .read("max_head", parse::size(8 << 10, 1 << 20))
@@ -116,12 +114,39 @@ pub(super) fn limits(mut section: Section<'_, '_>) -> Limits {
         max_head_fields: section
             .read("max_head_fields", parse::integer(16, 1000))
             .unwrap_or(100),
+        max_body_bytes: bytes(&mut section, "max_body", 1 << 40, 1 << 30),
+        min_body_rate: bytes(&mut section, "min_body_rate", 1 << 30, 64),
+        http2_max_streams: section
+            .read("http2_max_streams", parse::integer(1, 10_000))
+            .unwrap_or(100),
+        http2_max_resets: section
+            .read("http2_max_resets", parse::integer(1, 10_000))
+            .unwrap_or(20),
+        http2_max_control_frames: section
+            .read("http2_max_control_frames", parse::integer(100, 1_000_000))
+            .unwrap_or(1000),
+        http2_stream_window: window(&mut section, "http2_stream_window", 256 << 10),
+        http2_connection_window: window(&mut section, "http2_connection_window", 1 << 20),
         max_upstream_connections: section
             .read("max_upstream_connections", parse::integer(1, 65_536))
             .unwrap_or(256),
     };
     section.finish();
     limits
+}
+
+fn bytes(section: &mut Section<'_, '_>, name: &'static str, max: usize, default: u64) -> u64 {
+    let bytes = section.read(name, parse::size(0, max));
+    bytes.map_or(default, |bytes| u64::try_from(bytes).unwrap_or(u64::MAX))
+}
+
+/// A window of flow control: RFC 9113 section 6.9.2 begins with 64 KiB less one byte, and section
+/// 6.9.1 ends at 2 GiB less one.
+fn window(section: &mut Section<'_, '_>, name: &'static str, default: u32) -> u32 {
+    section
+        .read(name, parse::size(64 << 10, 1 << 30))
+        .and_then(|bytes| u32::try_from(bytes).ok())
+        .unwrap_or(default)
 }
 
 /// Reads `[timeouts]`.
@@ -132,7 +157,12 @@ pub(super) fn timeouts(mut section: Section<'_, '_>) -> Timeouts {
             .unwrap_or(default)
     };
     let timeouts = Timeouts {
+        client_handshake: read("client_handshake", SECOND, 10 * MINUTE, 10 * SECOND),
         client_head: read("client_head", SECOND, 10 * MINUTE, 30 * SECOND),
+        client_body: read("client_body", SECOND, HOUR, 30 * SECOND),
+        client_idle: read("client_idle", SECOND, HOUR, 60 * SECOND),
+        client_write: read("client_write", SECOND, HOUR, 30 * SECOND),
+        client_ping: read("client_ping", Duration::ZERO, HOUR, 30 * SECOND),
         upstream_connect: read("upstream_connect", SECOND / 100, 10 * MINUTE, 5 * SECOND),
         upstream_response: read("upstream_response", SECOND / 10, 24 * HOUR, 60 * SECOND),
         upstream_idle: read("upstream_idle", Duration::ZERO, HOUR, SECOND * 3 / 2),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::units::{show_duration, show_size};
 use super::{
-    Balance, Config, Engine, Format, NotificationPlace, Redis, RedisAddress, Route, RoutePolicy,
-    Storage, Upstream,
+    Balance, Config, Engine, Format, Listener, NotificationPlace, Redis, RedisAddress, Route,
+    RoutePolicy, Storage, Upstream,
 };
 use crate::cookie::Secure;
 use crate::exchange::{Bind, Consume, Create, OnStoreError};
@@ -18,7 +18,7 @@ pub fn summary(config: &Config) -> String {
         // Writing to a String can't fail.
         let _infallible = writeln!(text, "{subject:<9} {what}");
     };
-    let addresses: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+    let addresses: Vec<String> = config.listeners.iter().map(listener).collect();
     let workers = count(config.workers.get(), "worker");
     line(
         "listen",
@@ -51,6 +51,17 @@ pub fn summary(config: &Config) -> String {
     }
     for item in &config.routes {
         line("route", &route(item));
+    }
+    text
+}
+
+fn listener(listener: &Listener) -> String {
+    let mut text = listener.address.to_string();
+    if listener.tls.is_some() {
+        text.push_str(" by TLS");
+    }
+    if !listener.proxy_protocol.is_empty() {
+        text.push_str(" (PROXY protocol)");
     }
     text
 }

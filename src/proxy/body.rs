@@ -6,8 +6,8 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use crate::proxy::intake::{BodyFault, BodyLimits, Intake};
 use crate::proxy::upstream::Lease;
 
 /// The body of a response to the client.
@@ -252,6 +253,18 @@ struct Sending {
     incoming: Incoming,
     trailers: Trailers,
     progress: Arc<Progress>,
+    intake: Option<Intake>,
+}
+
+/// Why a request's body ends before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestBodyError {
+    /// The client's connection broke.
+    #[error("the client broke off its request")]
+    Broken(#[source] hyper::Error),
+    /// It is not what it may be.
+    #[error(transparent)]
+    Fault(#[from] BodyFault),
 }
 
 impl Drop for Sending {
@@ -275,7 +288,17 @@ impl RequestBody {
             incoming,
             trailers,
             progress: Arc::new(Progress::new()),
+            intake: None,
         }))
+    }
+
+    /// The same, held to these bounds.
+    #[must_use]
+    pub fn within(mut self, limits: BodyLimits) -> Self {
+        if let Some(sending) = &mut self.0 {
+            sending.intake = Some(Intake::new(limits));
+        }
+        self
     }
 
     /// How far it has come; `None` when there is no body.
@@ -286,12 +309,12 @@ impl RequestBody {
 
 impl http_body::Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = RequestBodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         let Some(sending) = &mut self.get_mut().0 else {
             return Poll::Ready(None);
         };
@@ -300,15 +323,22 @@ impl http_body::Body for RequestBody {
         progress
             .starved
             .store(polled.is_pending(), Ordering::Relaxed);
-        let frame = match ready!(polled) {
+        let Poll::Ready(frame) = polled else {
+            return sending.poll_wait(cx).map(|fault| Some(Err(fault.into())));
+        };
+        let frame = match frame {
             Some(Ok(frame)) => filter(frame, &sending.trailers),
             Some(Err(error)) => {
                 progress.broken.store(true, Ordering::Relaxed);
-                return Poll::Ready(Some(Err(error)));
+                return Poll::Ready(Some(Err(RequestBodyError::Broken(error))));
             }
             None => None,
         };
-        progress.advance(data_len(frame.as_ref()));
+        let bytes = data_len(frame.as_ref());
+        progress.advance(bytes);
+        if let Some(Err(fault)) = sending.intake.as_mut().map(|intake| intake.receive(bytes)) {
+            return Poll::Ready(Some(Err(sending.fails(fault).into())));
+        }
         Poll::Ready(frame.map(Ok))
     }
 
@@ -326,6 +356,26 @@ impl http_body::Body for RequestBody {
     }
 }
 
+impl Sending {
+    /// Nothing has come. Once there is an answer, the two sides may talk at their own pace.
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<BodyFault> {
+        let Some(intake) = &mut self.intake else {
+            return Poll::Pending;
+        };
+        let fault = ready!(intake.poll_wait(cx));
+        if self.progress.answered.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
+        Poll::Ready(self.fails(fault))
+    }
+
+    fn fails(&self, fault: BodyFault) -> BodyFault {
+        // There is one only: the body is not asked again.
+        self.progress.fault.set(fault).unwrap_or_default();
+        fault
+    }
+}
+
 /// How far a request body has come. Whoever waits for the answer asks, because an upload that
 /// takes its time is no reason to give up, and because it tells who is slow.
 #[derive(Debug)]
@@ -339,6 +389,9 @@ pub struct Progress {
     /// Whether the client broke off.
     broken: AtomicBool,
     ended: AtomicBool,
+    /// Whether the upstream has answered.
+    answered: AtomicBool,
+    fault: OnceLock<BodyFault>,
 }
 
 impl Progress {
@@ -350,6 +403,8 @@ impl Progress {
             starved: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
+            fault: OnceLock::new(),
         }
     }
 
@@ -377,6 +432,16 @@ impl Progress {
     /// Whether nothing more of it will be asked for: all has passed, or the upstream closed.
     pub fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Why it ended before its end, if it was our doing.
+    pub fn fault(&self) -> Option<BodyFault> {
+        self.fault.get().copied()
+    }
+
+    /// Says that the upstream has answered. From then on the body may take its time.
+    pub fn answer(&self) {
+        self.answered.store(true, Ordering::Relaxed);
     }
 
     /// Bytes that have passed, framing not counted.

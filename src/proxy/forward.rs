@@ -21,7 +21,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, request, response};
 use http_body::Body;
@@ -47,6 +47,9 @@ pub enum RequestError {
     /// Something else than a host name or address with an optional port.
     #[error("the Host is not a host")]
     HostInvalid,
+    /// RFC 9113 section 8.3.1: `:authority` is one host, and `Host` another.
+    #[error("the Host is not the authority")]
+    HostConflict,
     /// RFC 9112 section 6.1: the mark of request smuggling.
     #[error("both Content-Length and Transfer-Encoding")]
     TwoLengths,
@@ -67,6 +70,9 @@ pub enum ResponseError {
     /// 101 to a request that asked for no upgrade, or to another protocol than it asked for.
     #[error("the upstream switched protocols unasked")]
     UnaskedUpgrade,
+    /// Success without a change of protocol, where the client would take it for one (RFC 8441).
+    #[error("the upstream did not switch protocols, and answered with success")]
+    NoUpgrade,
     /// More than one length, or one that is no number.
     #[error("the response's Content-Length is malformed or repeated")]
     ContentLength,
@@ -106,6 +112,9 @@ pub struct Inbound {
     pub client: Client,
     /// Whether the request asks for a websocket, so that 101 is a fitting answer.
     pub upgrade: bool,
+    /// Whether it asks by an extended CONNECT of HTTP/2 (RFC 8441). Its head has become that of a GET
+    /// by then, which still needs a key.
+    pub extended: bool,
     /// The trailer fields that may go upstream.
     pub trailers: Trailers,
 }
@@ -133,9 +142,9 @@ impl fmt::Debug for Forwarder {
 
 /// Our `Via` element for each version that a message can come by (RFC 9110 section 7.6.3).
 struct Via {
-    one_zero: HeaderValue,
-    one_one: HeaderValue,
-    two: HeaderValue,
+    v1_0: HeaderValue,
+    v1_1: HeaderValue,
+    v2_0: HeaderValue,
 }
 
 impl Forwarder {
@@ -147,9 +156,9 @@ impl Forwarder {
     ) -> Self {
         let via = forwarding.via.as_deref().and_then(|pseudonym| {
             Some(Via {
-                one_zero: HeaderValue::try_from(format!("1.0 {pseudonym}")).ok()?,
-                one_one: HeaderValue::try_from(format!("1.1 {pseudonym}")).ok()?,
-                two: HeaderValue::try_from(format!("2 {pseudonym}")).ok()?,
+                v1_0: HeaderValue::try_from(format!("1.0 {pseudonym}")).ok()?,
+                v1_1: HeaderValue::try_from(format!("1.1 {pseudonym}")).ok()?,
+                v2_0: HeaderValue::try_from(format!("2.0 {pseudonym}")).ok()?,
             })
         });
         Self {
@@ -161,7 +170,7 @@ impl Forwarder {
 
     /// Whether this neighbour is believed about clients and request ids.
     pub fn trusts(&self, peer: &Peer) -> bool {
-        self.rules.trusts(peer.addr().ip())
+        peer.remote().is_among(&self.rules.trust)
     }
 
     /// Checks a request head and makes it one that can go upstream: origin-form, one hop's fields
@@ -177,7 +186,14 @@ impl Forwarder {
         framing: Framing,
         peer: &Peer,
     ) -> Result<Inbound, RequestError> {
+        let extended = target::is_extended_connect(head);
+        if extended {
+            head.method = Method::GET;
+        }
         target::rewrite(head)?;
+        if head.version == Version::HTTP_2 {
+            join_crumbs(&mut head.headers);
+        }
         let client = self.rules.client(&head.headers, peer);
         let claims = if client.trusted {
             Claims::Believed
@@ -196,11 +212,12 @@ impl Forwarder {
         } else {
             hop::Connection::default()
         };
-        let upgrade = framing == Framing::Empty
-            && head.method == Method::GET
-            && head.version == Version::HTTP_11
-            && connection.upgrade
-            && hop::is_websocket(&head.headers);
+        let upgrade = extended
+            || framing == Framing::Empty
+                && head.method == Method::GET
+                && head.version == Version::HTTP_11
+                && connection.upgrade
+                && hop::is_websocket(&head.headers);
         let declared = match framing {
             Framing::Chunked => self.trailers(&head.headers),
             Framing::Empty | Framing::Length(_) => Vec::new(),
@@ -231,6 +248,7 @@ impl Forwarder {
         Ok(Inbound {
             client,
             upgrade,
+            extended,
             trailers,
         })
     }
@@ -311,12 +329,31 @@ impl Forwarder {
     fn write_via(&self, headers: &mut HeaderMap, version: Version) {
         if let Some(via) = &self.via {
             let element = match version {
-                Version::HTTP_10 => &via.one_zero,
-                Version::HTTP_2 => &via.two,
-                _ => &via.one_one,
+                Version::HTTP_10 => &via.v1_0,
+                Version::HTTP_2 => &via.v2_0,
+                _ => &via.v1_1,
             };
             headers.append(VIA, element.clone());
         }
+    }
+}
+
+/// Makes one line of the `Cookie` fields of a request of HTTP/2, which may have one for each cookie
+/// (RFC 9113 section 8.2.3). An application behind HTTP/1.1 may read one line only.
+fn join_crumbs(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (lines.next(), lines.next()) else {
+        return;
+    };
+    let mut joined = first.as_bytes().to_vec();
+    for line in std::iter::once(second).chain(lines) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(line.as_bytes());
+    }
+    // What header values are joined by can stand in one.
+    if let Ok(mut joined) = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)) {
+        joined.set_sensitive(true);
+        headers.insert(COOKIE, joined);
     }
 }
 

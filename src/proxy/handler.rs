@@ -15,12 +15,14 @@ use tokio::task::JoinSet;
 
 use super::body::{RequestBody, UpstreamBody};
 use super::forward::{Forwarder, Framing, Inbound, Outbound, Scheme};
+use super::intake::{BodyFault, BodyLimits};
 use super::line::Line;
 use super::rescue::ProxyError;
 use super::route;
 use super::sessions::Sessions;
 use super::tasks::Tasks;
 use super::upstream::{Group, Lease, Upstreams};
+use super::websocket::Challenge;
 use super::{Body, Handler, Peer, Worker, tunnel};
 use crate::archive::Archive;
 use crate::config::{Config, RouteMatch, RoutePolicy};
@@ -36,6 +38,7 @@ pub struct Proxy {
     config: Arc<Config>,
     routes: Vec<RouteState>,
     forwarder: Forwarder,
+    body_limits: BodyLimits,
     sessions: Arc<Sessions>,
     tasks: Tasks,
     ids: RequestIds,
@@ -59,6 +62,8 @@ struct Asked {
     host: Option<HeaderValue>,
     uri: http::Uri,
     upgrade: bool,
+    /// With an extended CONNECT, what the upstream was asked.
+    challenge: Option<Challenge>,
     downstream: Option<OnUpgrade>,
     secure: bool,
 }
@@ -138,10 +143,16 @@ impl Proxy {
             .collect();
         let names = config.names.clone();
         let forwarder = Forwarder::new(&config.forwarding, move |name| names.is_reserved(name));
+        let body_limits = BodyLimits {
+            max_bytes: config.limits.max_body_bytes,
+            pause: config.timeouts.client_body,
+            min_rate: config.limits.min_body_rate,
+        };
         Self {
             config,
             routes,
             forwarder,
+            body_limits,
             sessions,
             tasks,
             ids,
@@ -201,6 +212,9 @@ impl Proxy {
         line: &mut Line,
     ) -> Result<Reply, ProxyError> {
         let framing = Framing::of(&body);
+        if matches!(framing, Framing::Length(length) if length > self.body_limits.max_bytes) {
+            return Err(ProxyError::Body(BodyFault::TooLarge));
+        }
         let downstream = head.extensions.remove::<OnUpgrade>();
         let inbound = self
             .forwarder
@@ -214,11 +228,18 @@ impl Proxy {
         // 2. Route.
         let route = self.route(&inbound, &head)?;
         line.record.route = Some(Arc::clone(&route.name));
+        let challenge = if inbound.extended {
+            let challenge = Challenge::put(&mut head);
+            Some(challenge.map_err(|error| ProxyError::Internal(error.into()))?)
+        } else {
+            None
+        };
         let asked = Asked {
             method: head.method.clone(),
             host: inbound.client.host.clone(),
             uri: head.uri.clone(),
             upgrade: inbound.upgrade,
+            challenge,
             downstream,
             secure: inbound.client.scheme == Scheme::Https,
         };
@@ -235,8 +256,9 @@ impl Proxy {
         };
 
         // 7. Forward.
-        let body = RequestBody::new(body, inbound.trailers);
-        line.count_request(body.progress());
+        let body = RequestBody::new(body, inbound.trailers).within(self.body_limits);
+        let progress = body.progress();
+        line.count_request(progress.clone());
         let request = Request::from_parts(head, body);
         let id = session.as_ref().and_then(session::Session::public_id);
         let affinity = route.upstream.affinity(id, inbound.client.address);
@@ -247,9 +269,13 @@ impl Proxy {
             Ok(answered) => answered,
             Err(error) => {
                 session::give_back(session, line).await;
-                return Err(ProxyError::Upstream(error));
+                let fault = progress.and_then(|progress| progress.fault());
+                return Err(fault.map_or(ProxyError::Upstream(error), ProxyError::Body));
             }
         };
+        if let Some(progress) = progress {
+            progress.answer();
+        }
         self.answer(response, lease, session, asked, peer, line)
             .await
     }
@@ -279,10 +305,15 @@ impl Proxy {
         let mut response = response;
         let upstream = hyper::upgrade::on(&mut response);
         let (mut head, incoming) = response.into_parts();
-        let outbound = match self
+        let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
+        let outbound = self
             .forwarder
-            .response_head(&mut head, &asked.method, asked.upgrade)
-        {
+            .response_head(&mut head, &asked.method, asked.upgrade);
+        let outbound = match (outbound, &asked.challenge) {
+            (Ok(outbound), Some(challenge)) => challenge.check(&mut head).map(|()| outbound),
+            (outbound, _) => outbound,
+        };
+        let outbound = match outbound {
             Ok(outbound) => outbound,
             Err(error) => {
                 session::give_back(session, line).await;
@@ -295,9 +326,7 @@ impl Proxy {
         }
 
         // 11. Answer.
-        if head.status == StatusCode::SWITCHING_PROTOCOLS
-            && let Some(downstream) = asked.downstream.take()
-        {
+        if switches && let Some(downstream) = asked.downstream.take() {
             return Ok(Reply::Tunnel {
                 head,
                 downstream,

@@ -45,7 +45,7 @@ impl Line {
             record: AccessRecord {
                 id,
                 time: clock::now(),
-                client: peer.addr().ip(),
+                client: peer.remote().ip(),
                 method: head.method.clone(),
                 host: head.headers.get(http::header::HOST).cloned(),
                 target: head.uri.path_and_query().cloned(),

@@ -10,6 +10,7 @@ use http::{HeaderValue, Response, StatusCode};
 use crate::config::LogLevel;
 use crate::proxy::Body;
 use crate::proxy::forward::{RequestError, ResponseError};
+use crate::proxy::intake::BodyFault;
 use crate::proxy::route::RouteError;
 use crate::proxy::upstream::UpstreamError;
 use crate::store::{BoxError, StoreError};
@@ -24,6 +25,9 @@ pub enum ProxyError {
     /// Which route the request takes depends on who reads its path.
     #[error("the request was refused")]
     Route(#[source] RouteError),
+    /// The client sent a body that is too large, or too slow.
+    #[error("the request's body was refused")]
+    Body(#[source] BodyFault),
     /// The application could not be asked, or did not answer.
     #[error("the request got no response")]
     Upstream(#[source] UpstreamError),
@@ -80,6 +84,10 @@ impl ProxyError {
                 (status, phrase, Close, Info)
             }
             Self::Route(_) => (400, "The path is ambiguous.", Keep, Info),
+            Self::Body(BodyFault::TooLarge) => (413, "The request is too large.", Close, Info),
+            Self::Body(BodyFault::Stalled | BodyFault::TooSlow) => {
+                (408, "The request did not arrive in time.", Close, Info)
+            }
             Self::Upstream(error) => match error {
                 UpstreamError::Connect(_) | UpstreamError::Tls(_) | UpstreamError::NoWebSocket => {
                     (502, "The application can't be reached.", Keep, Error)
@@ -127,6 +135,8 @@ impl ProxyError {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Downstream(_) | Self::Route(_) => "bad_request",
+            Self::Body(BodyFault::TooLarge) => "request_too_large",
+            Self::Body(BodyFault::Stalled | BodyFault::TooSlow) => "request_timeout",
             Self::Upstream(error) => match error {
                 UpstreamError::Connect(_) => "upstream_unreachable",
                 UpstreamError::ConnectTimeout => "upstream_connect_timeout",
@@ -179,7 +189,9 @@ fn refusal(error: RequestError) -> (u16, &'static str) {
     match error {
         RequestError::Connect => (405, "This method is not offered."),
         RequestError::Target => (400, "The request target is not valid."),
-        RequestError::HostCount | RequestError::HostInvalid => (400, "The Host is not valid."),
+        RequestError::HostCount | RequestError::HostInvalid | RequestError::HostConflict => {
+            (400, "The Host is not valid.")
+        }
         RequestError::TwoLengths | RequestError::TransferEncoding => {
             (400, "The length of the request is ambiguous.")
         }
@@ -244,6 +256,7 @@ mod tests {
             (Target, 400),
             (HostCount, 400),
             (HostInvalid, 400),
+            (HostConflict, 400),
             (TwoLengths, 400),
             (TransferEncoding, 400),
             (TransferCoding, 501),

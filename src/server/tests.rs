@@ -1,12 +1,15 @@
 //! The plumbing with real sockets on both sides, and a handler that only forwards.
 
-mod kit;
+pub(super) mod kit;
 
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use kit::{Client, Proxy, Upstream, config};
 
 use super::*;
+use crate::config::{ListenAddress, Listener};
 
 #[tokio::test]
 async fn a_request_goes_through_and_back() {
@@ -438,23 +441,30 @@ async fn an_upload_that_stops_is_the_clients_fault() {
     assert_eq!(app.rest().await, "abc");
 }
 
+fn plain(address: SocketAddr) -> Listener {
+    Listener::plain(ListenAddress::Tcp(address))
+}
+
 #[test]
 fn an_address_in_use_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let error = Sockets::bind(&[address], NonZeroUsize::MIN).unwrap_err();
+    let error = Sockets::bind(&[plain(address)], NonZeroUsize::MIN).unwrap_err();
     assert_eq!(error.to_string(), format!("can't listen on {address}"));
 }
 
 #[test]
 fn all_workers_listen_on_the_same_port() {
     let any = "127.0.0.1:0".parse().unwrap();
-    let sockets = Sockets::bind(&[any], NonZeroUsize::new(3).unwrap()).unwrap();
+    let sockets = Sockets::bind(&[plain(any)], NonZeroUsize::new(3).unwrap()).unwrap();
     let ports: Vec<u16> = sockets
-        .0
+        .sets
         .iter()
         .flatten()
-        .map(|socket| socket.local_addr().unwrap().port())
+        .map(|bound| match &bound.socket {
+            sockets::AnyListener::Tcp(socket) => socket.local_addr().unwrap().port(),
+            sockets::AnyListener::Unix(_) => panic!("nobody asked for it"),
+        })
         .collect();
     assert_eq!(ports.len(), 3);
     assert!(ports.iter().all(|&port| port == ports[0] && port != 0));
@@ -463,7 +473,7 @@ fn all_workers_listen_on_the_same_port() {
 #[test]
 fn a_worker_that_fails_to_start_ends_the_server() {
     let config = Arc::new(config(SocketAddr::from(([127, 0, 0, 1], 1))));
-    let sockets = Sockets::bind(&config.listen, NonZeroUsize::new(2).unwrap()).unwrap();
+    let sockets = Sockets::bind(&config.listeners, NonZeroUsize::new(2).unwrap()).unwrap();
     let make = |worker: Worker| async move {
         if worker.index == 1 {
             return Err::<kit::Forward, _>("no store".into());
@@ -477,9 +487,12 @@ fn a_worker_that_fails_to_start_ends_the_server() {
 #[test]
 fn a_worker_that_panics_ends_the_server() {
     let config = Arc::new(config(SocketAddr::from(([127, 0, 0, 1], 1))));
-    let sockets = Sockets::bind(&config.listen, NonZeroUsize::MIN).unwrap();
+    let sockets = Sockets::bind(&config.listeners, NonZeroUsize::MIN).unwrap();
     let make = |worker: Worker| async move {
-        assert_eq!(worker.index, 7, "on purpose");
+        if worker.index == 0 {
+            // Past the hook: its backtrace takes more memory than `large_bodies_stream` allows.
+            std::panic::resume_unwind(Box::new("on purpose"));
+        }
         Err::<kit::Forward, _>("unreachable".into())
     };
     let outcome = run(&config, sockets, make, std::future::pending::<()>);

@@ -2,48 +2,34 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::CONNECTION;
-use http::{HeaderValue, StatusCode};
-use http_body::{Frame, SizeHint};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error};
 
-use super::{BoxError, Phase, Report};
+use super::connection::{self, Room, Shared};
+use super::opening::Accepted;
+use super::sockets::{AnyListener, Bound, Door};
+use super::transport::{self, Wire};
+use super::{BoxError, Phase, Report, reached};
 use crate::config::Config;
 use crate::proxy::tasks::Tasks;
-use crate::proxy::{Body, Handler, Peer, Worker};
+use crate::proxy::{Handler, Remote, Worker};
 
 /// How long accepting pauses when the process is out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
-/// hyper keeps this many header fields on the stack; any other bound costs an allocation.
-const HYPERS_MAX_FIELDS: usize = 100;
-/// The most that hyper reads at once. hyper's own bound would be 400 kB a connection.
-const READ_BUFFER: usize = 64 * 1024;
-/// Tells the client that no request after this one is read (RFC 9112 section 9.6).
-const CLOSE: HeaderValue = HeaderValue::from_static("close");
-
 /// What a worker is started with.
 pub(super) struct Setup {
     pub(super) index: usize,
     pub(super) config: Arc<Config>,
-    pub(super) listeners: Vec<StdListener>,
-    /// Client connections that the whole process may still take.
-    pub(super) places: Arc<Semaphore>,
+    pub(super) sockets: Vec<Bound>,
+    pub(super) room: Room,
     pub(super) stopping: watch::Receiver<Phase>,
     /// Is dropped when this worker listens no more; nothing is sent by it.
     pub(super) ears: mpsc::Sender<Infallible>,
@@ -81,18 +67,16 @@ where
         handler = make(worker) => handler?,
         () = reached(&mut stopping, Phase::Closing) => return Ok(Report::default()),
     };
-    let shared = Arc::new(Shared {
-        http: http(&setup.config),
-        handler: Arc::new(handler),
-        places: setup.places,
-        connections: Tasks::default(),
-        exchanges: Arc::default(),
-        stopping: setup.stopping,
-    });
+    let shared = Arc::new(Shared::new(
+        &setup.config,
+        handler,
+        setup.room,
+        setup.stopping,
+    ));
     let mut listening = JoinSet::new();
-    for listener in setup.listeners {
-        let listener = TcpListener::from_std(listener)?;
-        listening.spawn(accept_all(listener, Arc::clone(&shared)));
+    for Bound { socket, door } in setup.sockets {
+        let socket = Socket::new(socket)?;
+        listening.spawn(accept_all(socket, door, Arc::clone(&shared)));
     }
     reached(&mut stopping, Phase::Closing).await;
     // A task that panicked has closed its socket, too.
@@ -117,68 +101,73 @@ where
     })
 }
 
-/// How hyper reads requests.
-fn http(config: &Config) -> http1::Builder {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        // Runs from the end of the last exchange, so that it bounds idle connections, too.
-        .header_read_timeout(config.timeouts.client_head)
-        // A client that closes its half is gone: its upstream exchange is dropped.
-        .half_close(false)
-        .max_header_size(config.limits.max_head_bytes)
-        .max_buf_size(config.limits.max_head_bytes.max(READ_BUFFER));
-    if config.limits.max_head_fields != HYPERS_MAX_FIELDS {
-        http.max_headers(config.limits.max_head_fields);
-    }
-    http
-}
-
-/// Waits until stopping has come that far. A server that is gone counts as stopped.
-async fn reached(stopping: &mut watch::Receiver<Phase>, phase: Phase) {
-    drop(stopping.wait_for(|&now| now >= phase).await);
-}
-
-/// What all connections of a worker share.
-struct Shared<H> {
-    http: http1::Builder,
-    handler: Arc<H>,
-    places: Arc<Semaphore>,
-    connections: Tasks,
-    exchanges: Arc<Exchanges>,
-    stopping: watch::Receiver<Phase>,
-}
-
-async fn accept_all<H: Handler>(listener: TcpListener, shared: Arc<Shared<H>>) {
+async fn accept_all<H: Handler>(socket: Socket, door: Arc<Door>, shared: Arc<Shared<H>>) {
     let mut stopping = shared.stopping.clone();
     tokio::select! {
         () = reached(&mut stopping, Phase::Closing) => {}
-        () = accept_each(&listener, &shared) => {}
+        () = accept_each(&socket, &door, &shared) => {}
     }
 }
 
-async fn accept_each<H: Handler>(listener: &TcpListener, shared: &Arc<Shared<H>>) {
+async fn accept_each<H: Handler>(socket: &Socket, door: &Arc<Door>, shared: &Arc<Shared<H>>) {
     loop {
-        let (stream, address) = accept(listener).await;
+        let (wire, remote) = accept(socket).await;
         // After accepting, not before: a worker that waits for a connection must not sit on the
         // place that a connection to another worker's socket needs. So each socket may hold one
         // connection more, of which nothing is read.
         let Ok(place) = Arc::clone(&shared.places).acquire_owned().await else {
             return;
         };
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(%error, "a client left before it was served");
-            continue;
-        }
-        let peer = Arc::new(Peer::new(address, false).with_place(place));
-        let task = serve_connection(stream, peer, Arc::clone(shared));
+        let accepted = Accepted {
+            wire,
+            remote,
+            door: Arc::clone(door),
+            at: Instant::now(),
+        };
+        let task = connection::serve(accepted, Box::new(place), Arc::clone(shared));
         shared.connections.spawn(task);
     }
 }
 
+/// A listening socket in the worker's runtime.
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Socket {
+    fn new(socket: AnyListener) -> io::Result<Self> {
+        Ok(match socket {
+            AnyListener::Tcp(socket) => Self::Tcp(TcpListener::from_std(socket)?),
+            AnyListener::Unix(socket) => Self::Unix(UnixListener::from_std(socket)?),
+        })
+    }
+
+    async fn accept(&self) -> io::Result<(Wire, Remote)> {
+        match self {
+            Self::Tcp(socket) => {
+                let (stream, address) = socket.accept().await?;
+                if let Err(error) = stream.set_nodelay(true) {
+                    // Its next read tells.
+                    debug!(%error, "a client left before it was served");
+                }
+                Ok((
+                    Wire::new(transport::Socket::Tcp(stream)),
+                    Remote::Address(address),
+                ))
+            }
+            Self::Unix(socket) => {
+                let (stream, _unnamed) = socket.accept().await?;
+                Ok((Wire::new(transport::Socket::Unix(stream)), Remote::Unix))
+            }
+        }
+    }
+}
+
 /// Accepts the next connection, however long it takes.
-async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+async fn accept(socket: &Socket) -> (Wire, Remote) {
     loop {
-        match listener.accept().await {
+        match socket.accept().await {
             Ok(accepted) => return accepted,
             Err(error) if is_one_connections(&error) => debug!(%error, "a client left early"),
             Err(error) => {
@@ -204,135 +193,9 @@ fn is_one_connections(error: &io::Error) -> bool {
     )
 }
 
-async fn serve_connection<H: Handler>(stream: TcpStream, peer: Arc<Peer>, shared: Arc<Shared<H>>) {
-    let mut stopping = shared.stopping.clone();
-    let service = service_fn(|request| {
-        let exchange = Exchange::begin(&shared.exchanges);
-        let shared = Arc::clone(&shared);
-        let peer = Arc::clone(&peer);
-        async move {
-            let mut response = shared.handler.handle(request, &peer).await;
-            // The connection learns of the stop in a turn of its own, which may come later.
-            let is_last = *shared.stopping.borrow() >= Phase::Draining;
-            if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                response.headers_mut().insert(CONNECTION, CLOSE);
-            }
-            Ok::<_, Infallible>(response.map(|body| Counted {
-                body,
-                _exchange: exchange,
-            }))
-        }
-    });
-    let connection = shared.http.serve_connection(TokioIo::new(stream), service);
-    let mut connection = pin!(connection.with_upgrades());
-    let ended = tokio::select! {
-        biased;
-        ended = connection.as_mut() => ended,
-        () = reached(&mut stopping, Phase::Draining) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        // Mostly clients that went away, and idle connections whose time was over.
-        debug!(%error, "a client connection ended");
-    }
-}
-
-/// Counts exchanges, for the report of a stop.
-#[derive(Debug, Default)]
-struct Exchanges {
-    running: AtomicUsize,
-    draining: AtomicBool,
-    finished: AtomicUsize,
-}
-
-/// One exchange, from its head read to its body ended.
-struct Exchange(Arc<Exchanges>);
-
-impl Exchange {
-    fn begin(exchanges: &Arc<Exchanges>) -> Self {
-        exchanges.running.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(exchanges))
-    }
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
-        if self.0.draining.load(Ordering::Relaxed) {
-            self.0.finished.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-/// A response body that keeps its exchange running.
-struct Counted {
-    body: Body,
-    _exchange: Exchange,
-}
-
-impl http_body::Body for Counted {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use http::{Request, Response};
-    use hyper::body::Incoming;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
     use super::*;
-
-    /// Is told to stop in the very moment in which it answers.
-    struct StoppedMeanwhile(watch::Sender<Phase>);
-
-    impl Handler for StoppedMeanwhile {
-        async fn handle(&self, _request: Request<Incoming>, _peer: &Arc<Peer>) -> Response<Body> {
-            self.0.send_replace(Phase::Draining);
-            Response::new(Body::Full(Bytes::from_static(b"ok")))
-        }
-    }
-
-    #[tokio::test]
-    async fn an_answer_that_crosses_the_stop_closes_its_connection() {
-        let (phase, stopping) = watch::channel(Phase::Serving);
-        let shared = Arc::new(Shared {
-            http: http1::Builder::new(),
-            handler: Arc::new(StoppedMeanwhile(phase)),
-            places: Arc::new(Semaphore::new(1)),
-            connections: Tasks::default(),
-            exchanges: Arc::default(),
-            stopping,
-        });
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut client = TcpStream::connect(address).await.unwrap();
-        let (stream, from) = listener.accept().await.unwrap();
-        let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-        client.write_all(request).await.unwrap();
-        serve_connection(stream, Arc::new(Peer::new(from, false)), shared).await;
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.contains("connection: close\r\n"), "{answer}");
-        assert!(answer.ends_with("ok"), "{answer}");
-    }
 
     #[test]
     fn only_errors_of_one_connection_are_passed_over() {

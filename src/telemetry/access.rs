@@ -38,8 +38,8 @@ pub struct AccessRecord {
     pub id: RequestId,
     /// When its head had been read.
     pub time: Timestamp,
-    /// Who asked.
-    pub client: IpAddr,
+    /// Who asked; `None` when there is no address, as with a unix socket.
+    pub client: Option<IpAddr>,
     /// By which method.
     pub method: Method,
     /// Which host; `None` when there was none.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A module, and the modules of the crate that it may use beside itself.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("clock", &[]),
     ("session", &["clock"]),
     ("format", &["clock", "session"]),
@@ -21,8 +21,9 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ),
     (
         "config",
-        &["clock", "session", "cookie", "contract", "exchange"],
+        &["clock", "session", "cookie", "contract", "exchange", "tls"],
     ),
+    ("tls", &[]),
     ("telemetry", &["clock", "config"]),
     (
         "proxy",
@@ -40,7 +41,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ),
     (
         "server",
-        &["clock", "config", "proxy", "store", "telemetry"],
+        &["clock", "config", "proxy", "store", "telemetry", "tls"],
     ),
     ("demo", &[]),
 ];

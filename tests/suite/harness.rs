@@ -18,6 +18,7 @@ mod jar;
 mod message;
 mod process;
 mod pycket;
+mod tool;
 mod upstream;
 mod wire;
 
@@ -27,8 +28,9 @@ mod tests;
 pub(crate) use browser::{Browser, Response};
 pub(crate) use gate::Gate;
 pub(crate) use message::{AppRequest, AppResponse};
-pub(crate) use process::Process;
+pub(crate) use process::{Ended, Process};
 pub(crate) use pycket::{Builder, Pycket, SECRET, program};
+pub(crate) use tool::{curl, tool};
 pub(crate) use upstream::Upstream;
 pub(crate) use wire::{Wire, raw, raw_until_close};
 

@@ -11,6 +11,8 @@ mod architecture;
 #[cfg(test)]
 mod balance;
 #[cfg(test)]
+mod client_limits;
+#[cfg(test)]
 mod concurrency;
 #[cfg(test)]
 mod contract;
@@ -31,9 +33,13 @@ mod fault_proxy;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod http2;
+#[cfg(test)]
 mod http2_server;
 #[cfg(test)]
 mod http_semantics;
+#[cfg(test)]
+mod listeners;
 #[cfg(test)]
 mod migrate;
 #[cfg(test)]
@@ -46,6 +52,8 @@ mod operation;
 mod operator;
 #[cfg(test)]
 mod passage;
+#[cfg(test)]
+mod proxy_protocol;
 #[cfg(test)]
 mod python_app;
 #[cfg(test)]
@@ -76,6 +84,8 @@ mod stage;
 mod store_contract;
 #[cfg(test)]
 mod store_failures;
+#[cfg(test)]
+mod tls;
 #[cfg(test)]
 mod trust;
 #[cfg(test)]

@@ -27,8 +27,10 @@ fn with_findings(
         flags,
         processors: NonZeroUsize::new(4).unwrap(),
         read_file: &|path: &Path| match path.to_str() {
-            Some("conf/ca.pem") => Ok(CERTIFICATE.into()),
-            Some("conf/key.pem") => Ok(KEY.into()),
+            Some("conf/ca.pem") => Ok(CERT.to_vec()),
+            Some("conf/cert.pem") => Ok(CERT.to_vec()),
+            Some("conf/key.pem") => Ok(KEY.to_vec()),
+            Some("conf/other.pem") => Ok(OTHER_KEY.to_vec()),
             Some("conf/key") => Ok(b"0123456789abcdef0123456789abcdeg\r\n".to_vec()),
             _ => Err(io::Error::from(io::ErrorKind::NotFound)),
         },
@@ -60,6 +62,16 @@ fn mistakes(text: &str) -> String {
     lines.join("\n")
 }
 
+const CERT: &[u8] = include_bytes!("../../../tests/vectors/tls/cert.pem");
+const KEY: &[u8] = include_bytes!("../../../tests/vectors/tls/key.pem");
+const OTHER_KEY: &[u8] = include_bytes!("../../../tests/vectors/tls/other-key.pem");
+
+/// A listener with all of its keys.
+const LISTENER: &str = "[[listener]]\naddress = 'unix:/run/pycket/http.sock'\nmode = '0660'\n\
+     http2 = true\nproxy_protocol = ['10.0.0.0/8', 'unix']\n\
+     [listener.tls]\nmin_version = '1.2'\nclient_ca = 'cert.pem'\nclient_certificate = 'required'\n\
+     [[listener.tls.certificates]]\ncert = 'cert.pem'\nkey = 'key.pem'\n";
+
 #[test]
 fn the_reference_is_the_defaults() {
     let reference = file(REFERENCE).unwrap();
@@ -70,7 +82,8 @@ fn the_reference_is_the_defaults() {
 #[test]
 fn the_reference_has_every_key_and_no_other() {
     let with_route = format!(
-        "{REFERENCE}\n[[route]]\npath = \"/x\"\nupstream = 'app'\n[upstreams.app]\nservers = ['https://a']\n"
+        "{REFERENCE}\n[[route]]\npath = \"/x\"\nupstream = 'app'\n{LISTENER}\n\
+         [upstreams.app]\nservers = ['https://a']\n"
     );
     let (_, findings) = with_findings(Some(&with_route), &[SECRET], Flags::default()).unwrap();
     let mut table = String::new();
@@ -136,6 +149,7 @@ fn the_lines_of_the_reference_that_are_commented_out_are_keys_with_good_values()
          servers = ['10.0.0.5:11211', ['10.0.0.6:11211', 2]]\nnotification_names = ['flash']",
         "engine = 'redis'\n[storage.fallback]\nmove = true\nengine = 'redis'\nformat = 'pycket'\nhost = '127.0.0.1'",
         "[cookies]\ndomain = 'example.com'\nexpires = 2030-01-01T00:00:00Z\nmax_age = '30d'",
+        LISTENER,
         "[headers]\nexpose = ['user', 'theme']\n[headers.inject]\n'X-Remote-User' = 'user'\n\
          'X-Display-Name' = { value = 'name', encode = 'utf-8' }",
     ];
@@ -497,7 +511,11 @@ fn a_flag_wins_over_a_variable_and_that_over_the_file() {
         ..Flags::default()
     };
     let (config, _) = with_findings(Some(text), &environment, flags).unwrap();
-    let listen: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+    let listen: Vec<String> = config
+        .listeners
+        .iter()
+        .map(|listener| listener.address.to_string())
+        .collect();
     assert_eq!(listen, ["2.2.2.2:2", "[::1]:2"]);
     assert_eq!(config.routes[0].upstream.name, "http://c:80");
     let policy = config.routes[0].session.as_ref().unwrap();
@@ -1177,7 +1195,7 @@ fn networks_are_read_as_they_are_meant() {
         .unwrap()
         .forwarding
         .trust;
-    let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
+    let networks: Vec<String> = networks.networks.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["10.0.0.0/8", "192.0.2.7/32", "::1/128"]);
     insta::assert_snapshot!(mistakes("[forwarding]\ntrust = ['10.1.2.3/8', 'lan']"), @r#"
     forwarding.trust: `10.1.2.3/8` has bits set outside of the network; "10.0.0.0/8"
@@ -1294,9 +1312,6 @@ const KEYS: [&str; 19] = [
     "route",
 ];
 
-const CERTIFICATE: &str = include_str!("../../../tests/tls/certificate.pem");
-const KEY: &str = include_str!("../../../tests/tls/key.pem");
-
 #[test]
 fn tls_to_a_group_is_read_whole() {
     let text = "upstream = 'app'
@@ -1310,12 +1325,9 @@ fn tls_to_a_group_is_read_whole() {
     let config = file(text).unwrap();
     let upstream = &config.routes[0].upstream;
     assert_eq!(upstream.http2, Http2::Never);
-    assert_eq!(
-        upstream.tls.ca.as_ref().unwrap().text,
-        CERTIFICATE.as_bytes()
-    );
+    assert_eq!(upstream.tls.ca.as_ref().unwrap().text, CERT);
     let (_, key) = upstream.tls.identity.as_ref().unwrap();
-    assert_eq!(key.text, KEY.as_bytes());
+    assert_eq!(key.text, KEY);
     assert_eq!(upstream.tls.server_name.as_deref(), Some("b"));
     assert!(upstream.tls.verify);
     assert!(
@@ -1490,5 +1502,99 @@ fn a_group_that_nothing_names_is_warned_of() {
             .to_string()
             .contains("no route sends requests there"),
         "{warning}"
+    );
+}
+
+#[test]
+fn listeners_of_all_kinds_are_read() {
+    let shown = |text: &str| {
+        let listeners = file(text).unwrap().listeners;
+        let listeners = listeners.iter();
+        let shown = listeners.map(|listener| format!("{} {}", listener.address, listener.http2));
+        shown.collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!(shown(""), "127.0.0.1:8080 true");
+    assert_eq!(
+        shown("listen = ['[::1]:80', 'unix:/run/a.sock', 'systemd', 'systemd:web']"),
+        "[::1]:80 true, unix:/run/a.sock true, systemd true, systemd:web true"
+    );
+    assert_eq!(
+        shown("[[listener]]\naddress = '[::]:443'\nhttp2 = false"),
+        "[::]:443 false"
+    );
+    assert_eq!(
+        shown("listen = '127.0.0.1:1'\n[[listener]]\naddress = ['127.0.0.1:2', '127.0.0.1:3']"),
+        "127.0.0.1:1 true, 127.0.0.1:2 true, 127.0.0.1:3 true"
+    );
+}
+
+#[test]
+fn mistakes_in_listeners_are_named() {
+    insta::assert_snapshot!(
+        mistakes("listen = ['unix:run/a', 'systemd:', 'localhost:80']\nforwarding.trust = ['unx']"),
+        @r#"
+    listen: the socket's path is not absolute; "unix:/run/pycket/http.sock"
+    listen: the name of the socket is empty; "systemd" for all of them
+    listen: `localhost:80` is no address to listen on; an IP address and a port: "127.0.0.1:8080", "[::1]:8080"
+    forwarding.trust: `unx` is no network; "10.0.0.0/8", "fd00::/8", "192.0.2.7"
+    "#
+    );
+    insta::assert_snapshot!(
+        mistakes(
+            "listen = ':80'\n[[listener]]\nadress = '127.0.0.1:80'\n\
+             [[listener]]\naddress = '127.0.0.1:81'\nmode = '660'\n\
+             [[listener]]\naddress = 'unix:/a'\nmode = 660\n\
+             [[listener]]\naddress = 'unix:/b'\nmode = '0999'"
+        ),
+        @r#"
+    listen: `:80` is no address to listen on; "0.0.0.0:80" for all of IPv4, "[::]:80" for all
+    listener.address: no address to listen on; address = "127.0.0.1:8443"
+    listener.adress: unknown key; did you mean `address`?
+    listener.mode: has no effect: only unix sockets have permissions; remove it
+    listener.mode: a number would be read as a decimal one; three or four octal digits in quotes, like "0660"
+    listener.mode: not the permissions of a file; three or four octal digits in quotes, like "0660"
+    "#
+    );
+    insta::assert_snapshot!(
+        mistakes("listen = ['127.0.0.1:80', '127.0.0.1:0', '127.0.0.1:0', '127.0.0.1:80']"),
+        @"listen: 127.0.0.1:80 is listened on twice; remove one"
+    );
+}
+
+#[test]
+fn mistakes_in_tls_are_named() {
+    insta::assert_snapshot!(
+        mistakes(
+            "[[listener]]\naddress = '127.0.0.1:1'\ntls = {}\n\
+             [[listener]]\naddress = '127.0.0.1:2'\ntls = 'cert.pem'\n"
+        ),
+        @r#"
+    listener.tls: expected a table, found text; write it as { key = value }
+    listener.tls.certificates: there is no certificate; certificates = [{ cert = "cert.pem", key = "key.pem" }]
+    "#
+    );
+    insta::assert_snapshot!(
+        mistakes(
+            "[[listener]]\naddress = '127.0.0.1:1'\n[listener.tls]\nmin_version = '1.1'\n\
+             client_ca = 'key.pem'\n\
+             certificates = [{ cert = 'cert.pem', key = 'other.pem' }, { cert = 'none.pem', key = 'key.pem' },\n\
+             { cert = 'cert.pem' }, { cert = 'cert.pem', key = 'cert.pem', pem = 1 }]\n"
+        ),
+        @r#"
+    listener.tls.min_version: unknown value `1.1`; did you mean "1.2"?
+    listener.tls.client_ca: `conf/key.pem` has no certificate in it; a file of PEM certificates, the server's own first
+    listener.tls.certificates.key: `conf/other.pem` is not the key of this certificate; the key that the certificate was made for
+    listener.tls.certificates.cert: `conf/none.pem` can't be read: entity not found; paths count from the directory of this file
+    listener.tls.certificates.key: a certificate without its `key`; { cert = "cert.pem", key = "key.pem" }
+    listener.tls.certificates.cert: `conf/cert.pem` has no private key in it; a PEM file with the private key, not encrypted
+    listener.tls.certificates.pem: unknown key; -
+    "#
+    );
+    insta::assert_snapshot!(
+        mistakes(
+            "[[listener]]\naddress = '127.0.0.1:1'\n[listener.tls]\nclient_certificate = 'optional'\n\
+             certificates = [{ cert = 'cert.pem', key = 'key.pem' }]\n"
+        ),
+        @r#"listener.tls.client_certificate: it is not said who makes the certificates of clients; client_ca = "clients.pem""#
     );
 }

@@ -4,11 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::header::{FORWARDED, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use ipnet::IpNet;
 
 use super::hop;
 use super::target::is_host;
-use crate::config::Forwarding;
+use crate::config::{Forwarding, Neighbours};
 use crate::proxy::Peer;
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -27,8 +26,9 @@ pub enum Scheme {
 /// The client of one exchange.
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// Its address: the last one on the way to us that no trusted neighbour has.
-    pub address: IpAddr,
+    /// Its address: the last one on the way to us that no trusted neighbour has. `None` when nobody
+    /// says it: a unix socket has none.
+    pub address: Option<IpAddr>,
     /// How it came.
     pub scheme: Scheme,
     /// The `Host` it asked for; `None` only with HTTP/1.0.
@@ -39,7 +39,7 @@ pub struct Client {
 
 /// Whom to believe, and what to write.
 pub(super) struct Rules {
-    trust: Vec<IpNet>,
+    pub(super) trust: Neighbours,
     x_forwarded: bool,
     forwarded: bool,
 }
@@ -53,23 +53,17 @@ impl Rules {
         }
     }
 
-    pub(super) fn trusts(&self, address: IpAddr) -> bool {
-        // A dual-stack socket shows IPv4 neighbours as ::ffff:a.b.c.d.
-        let address = address.to_canonical();
-        self.trust.iter().any(|network| network.contains(&address))
-    }
-
     /// Finds out who the client is.
     pub(super) fn client(&self, headers: &HeaderMap, peer: &Peer) -> Client {
         let mut client = Client {
-            address: peer.addr().ip().to_canonical(),
+            address: peer.remote().ip(),
             scheme: if peer.tls() {
                 Scheme::Https
             } else {
                 Scheme::Http
             },
             host: headers.get(HOST).cloned(),
-            trusted: self.trusts(peer.addr().ip()),
+            trusted: peer.remote().is_among(&self.trust),
         };
         if client.trusted {
             let hops: Vec<Hop> = if headers.contains_key(&X_FORWARDED_FOR) {
@@ -90,12 +84,12 @@ impl Rules {
 
     /// Walks from the nearest hop to the farthest, over those that we trust, to the first that we
     /// don't. One that can't be read ends the walk: what is beyond it could be anything.
-    fn walk(&self, hops: &[Hop], nearest: IpAddr) -> IpAddr {
+    fn walk(&self, hops: &[Hop], nearest: Option<IpAddr>) -> Option<IpAddr> {
         let mut address = nearest;
         for hop in hops.iter().rev() {
             let Some(next) = hop.address else { break };
-            address = next;
-            if !self.trusts(address) {
+            address = Some(next);
+            if !self.trust.has_address(next) {
                 break;
             }
         }
@@ -106,13 +100,17 @@ impl Rules {
     /// what anybody else said has been removed before.
     pub(super) fn write(&self, headers: &mut HeaderMap, client: &Client, peer: &Peer) {
         if self.x_forwarded {
-            // Nobody else's are left.
-            let chain = if client.trusted {
-                join(headers, &X_FORWARDED_FOR, peer.address_text())
-            } else {
-                peer.address_text().clone()
-            };
-            headers.insert(&X_FORWARDED_FOR, chain);
+            // A neighbour without an address adds nothing: there is no word for it that would be
+            // understood everywhere.
+            if let Some(address) = peer.address_text() {
+                // Nobody else's are left.
+                let chain = if client.trusted {
+                    join(headers, &X_FORWARDED_FOR, address)
+                } else {
+                    address.clone()
+                };
+                headers.insert(&X_FORWARDED_FOR, chain);
+            }
             let scheme = HeaderValue::from_static(client.scheme.as_str());
             headers.insert(&X_FORWARDED_PROTO, scheme);
             let is_said = |host: &HeaderValue| is_host(host.as_bytes());
@@ -247,11 +245,12 @@ fn join(headers: &HeaderMap, name: &HeaderName, last: &HeaderValue) -> HeaderVal
 }
 
 /// Our own element of `Forwarded`. RFC 7239 section 4: IPv6 addresses are bracketed and quoted;
-/// a host is quoted because of its colon.
+/// a host is quoted because of its colon. Section 6.2: `unknown` is who has no address.
 fn forwarded_element(client: &Client, peer: &Peer) -> Option<HeaderValue> {
-    let address = match peer.addr().ip().to_canonical() {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => format!("\"[{address}]\""),
+    let address = match peer.remote().ip() {
+        Some(IpAddr::V4(address)) => address.to_string(),
+        Some(IpAddr::V6(address)) => format!("\"[{address}]\""),
+        None => "unknown".to_owned(),
     };
     let scheme = client.scheme.as_str();
     let host = client.host.as_ref().and_then(|host| host.to_str().ok());

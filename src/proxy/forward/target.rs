@@ -12,7 +12,11 @@ pub(super) fn rewrite(head: &mut request::Parts) -> Result<(), RequestError> {
     if head.method == Method::CONNECT {
         return Err(RequestError::Connect);
     }
-    check_host(head)?;
+    if head.version == Version::HTTP_2 {
+        check_authority(head)?;
+    } else {
+        check_host(head)?;
+    }
     match (head.uri.scheme(), head.uri.authority()) {
         (None, None) if head.uri.path().starts_with('/') => Ok(()),
         (None, None) if head.uri.path() == "*" && head.method == Method::OPTIONS => Ok(()),
@@ -29,6 +33,15 @@ pub(super) fn rewrite(head: &mut request::Parts) -> Result<(), RequestError> {
     }
 }
 
+/// Whether it asks for a websocket as HTTP/2 does (RFC 8441 section 4). Other protocols are not
+/// offered, and end as any other CONNECT.
+pub(super) fn is_extended_connect(head: &request::Parts) -> bool {
+    let protocol = head.extensions.get::<hyper::ext::Protocol>();
+    head.version == Version::HTTP_2
+        && head.method == Method::CONNECT
+        && protocol.is_some_and(|protocol| protocol.as_str() == "websocket")
+}
+
 fn check_host(head: &request::Parts) -> Result<(), RequestError> {
     let mut hosts = head.headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
@@ -36,6 +49,23 @@ fn check_host(head: &request::Parts) -> Result<(), RequestError> {
         (Some(_), None) => Err(RequestError::HostInvalid),
         (None, _) if head.version == Version::HTTP_10 => Ok(()),
         (Some(_), Some(_)) | (None, _) => Err(RequestError::HostCount),
+    }
+}
+
+/// HTTP/2 has `:authority` in the place of `Host`. RFC 9113 section 8.3.1: they must agree, and one
+/// of them must be there.
+fn check_authority(head: &request::Parts) -> Result<(), RequestError> {
+    let Some(authority) = head.uri.authority() else {
+        return check_host(head);
+    };
+    let agrees = |host: &HeaderValue| {
+        let authority = authority.as_str().as_bytes();
+        host.as_bytes().eq_ignore_ascii_case(authority)
+    };
+    if head.headers.get_all(HOST).iter().all(agrees) {
+        Ok(())
+    } else {
+        Err(RequestError::HostConflict)
     }
 }
 
@@ -47,7 +77,8 @@ fn to_origin_form(head: &mut request::Parts) -> Result<(), RequestError> {
         .path_and_query
         .unwrap_or_else(|| PathAndQuery::from_static("/"));
     // `http://host?query` has an empty path; what goes upstream must begin with a slash.
-    parts.path_and_query = Some(if path.as_str().starts_with('/') {
+    let is_asterisk = path.as_str() == "*" && head.method == Method::OPTIONS;
+    parts.path_and_query = Some(if path.as_str().starts_with('/') || is_asterisk {
         path
     } else {
         PathAndQuery::try_from(format!("/{}", path.as_str()))

@@ -4,10 +4,19 @@ use http::{Request, Response};
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::Neighbour;
+use crate::proxy::Remote;
+
+fn neighbour(name: &str) -> Neighbour {
+    match name {
+        "unix" => Neighbour::Unix,
+        network => Neighbour::Network(network.parse().unwrap()),
+    }
+}
 
 fn forwarding(trust: &[&str]) -> Forwarding {
     Forwarding {
-        trust: trust.iter().map(|net| net.parse().unwrap()).collect(),
+        trust: trust.iter().map(|name| neighbour(name)).collect(),
         x_forwarded: true,
         forwarded: false,
         via: Some("pycket".to_owned()),
@@ -21,7 +30,11 @@ fn forwarder(trust: &[&str]) -> Forwarder {
 }
 
 fn peer() -> Peer {
-    Peer::new(SocketAddr::from(([192, 0, 2, 1], 40000)), false)
+    at(SocketAddr::from(([192, 0, 2, 1], 40000)))
+}
+
+fn at(address: SocketAddr) -> Peer {
+    Peer::new(Remote::Address(address), false)
 }
 
 /// A request head from text as it stands on the wire; the target as hyper would parse it.
@@ -461,7 +474,7 @@ fn the_client_is_the_last_one_that_nobody_trusts() {
     ];
     for (fields, address) in cases {
         let client = client_of(&forwarder, fields);
-        assert_eq!(client.address.to_string(), address, "{fields}");
+        assert_eq!(client.address.unwrap().to_string(), address, "{fields}");
     }
 }
 
@@ -480,8 +493,8 @@ fn the_scheme_is_what_a_trusted_neighbour_says() {
 #[test]
 fn an_ipv4_neighbour_on_a_dual_stack_socket_is_trusted() {
     let mapped = SocketAddr::from(([0, 0, 0, 0, 0, 0xffff, 0xc000, 0x0201], 1));
-    assert!(forwarder(&["192.0.2.0/24"]).trusts(&Peer::new(mapped, false)));
-    assert_eq!(Peer::new(mapped, false).address_text(), "192.0.2.1");
+    assert!(forwarder(&["192.0.2.0/24"]).trusts(&at(mapped)));
+    assert_eq!(at(mapped).address_text().unwrap(), "192.0.2.1");
 }
 
 #[test]
@@ -496,13 +509,37 @@ fn forwarded_elements_are_quoted_where_they_must_be() {
     host: a
     via: 1.1 pycket
     "#);
-    let v6 = Peer::new("[2001:db8::1]:1".parse().unwrap(), true);
+    let v6 = Remote::Address("[2001:db8::1]:1".parse().unwrap());
+    let v6 = Peer::new(v6, true);
     let mut head = head("GET / HTTP/1.1\nHost: a:80");
     forwarder
         .request_head(&mut head, Framing::Empty, &v6)
         .unwrap();
     let element = head.headers.get("forwarded").unwrap();
     assert_eq!(element, "for=\"[2001:db8::1]\";host=\"a:80\";proto=https");
+}
+
+#[test]
+fn a_neighbour_on_a_unix_socket_has_no_address() {
+    let mut rules = forwarding(&["unix"]);
+    rules.forwarded = true;
+    let trusting = Forwarder::new(&rules, |_| false);
+    let peer = Peer::new(Remote::Unix, false);
+    let mut told = head("GET / HTTP/1.1\nHost: a\nX-Forwarded-For: 203.0.113.9");
+    let inbound = trusting.request_head(&mut told, Framing::Empty, &peer);
+    let client = inbound.unwrap().client;
+    assert_eq!(client.address.unwrap().to_string(), "203.0.113.9");
+    assert_eq!(told.headers["x-forwarded-for"], "203.0.113.9");
+    assert_eq!(
+        told.headers["forwarded"],
+        "for=unknown;host=\"a\";proto=http"
+    );
+
+    let mut spoofed = head("GET / HTTP/1.1\nHost: a\nX-Forwarded-For: 203.0.113.9");
+    let inbound = forwarder(&["0.0.0.0/0"]).request_head(&mut spoofed, Framing::Empty, &peer);
+    let client = inbound.unwrap().client;
+    assert_eq!((client.address, client.trusted), (None, false));
+    assert!(!spoofed.headers.contains_key("x-forwarded-for"));
 }
 
 fn answered(text: &str, method: &Method, upgrade: bool) -> Result<String, ResponseError> {

@@ -161,16 +161,17 @@ impl Group {
     }
 
     /// What a request is shared out by, where that is its session: the session's public id, or
-    /// without a session, the client's address.
-    pub fn affinity(&self, session: Option<&PublicId>, client: IpAddr) -> Option<u64> {
+    /// without a session, the client's address, if it has one.
+    pub fn affinity(&self, session: Option<&PublicId>, client: Option<IpAddr>) -> Option<u64> {
         if self.balance != Balance::Session {
             return None;
         }
-        Some(match (session, client.to_canonical()) {
-            (Some(id), _) => balance::hash(id.as_bytes()),
-            (None, IpAddr::V4(address)) => balance::hash(&address.octets()),
-            (None, IpAddr::V6(address)) => balance::hash(&address.octets()),
-        })
+        match (session, client.map(|client| client.to_canonical())) {
+            (Some(id), _) => Some(balance::hash(id.as_bytes())),
+            (None, Some(IpAddr::V4(address))) => Some(balance::hash(&address.octets())),
+            (None, Some(IpAddr::V6(address))) => Some(balance::hash(&address.octets())),
+            (None, None) => None,
+        }
     }
 
     /// Sends a request to one of the servers, and waits for the head of its response.

@@ -1,6 +1,7 @@
 //! A proxy that only forwards, and raw connections to its two sides.
 
-use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -80,7 +81,7 @@ impl Handler for Forward {
 }
 
 /// A configuration with one upstream and one worker, on any port.
-pub(super) fn config(upstream: SocketAddr) -> Config {
+pub(in crate::server) fn config(upstream: SocketAddr) -> Config {
     let text = format!(
         "listen = '127.0.0.1:0'\nupstream = 'http://{upstream}'\nworkers = 1\n\
          [cookies]\nsecret = '0123456789abcdef0123456789abcdef'\n"
@@ -105,7 +106,7 @@ pub(super) struct Proxy {
 impl Proxy {
     pub(super) fn start(config: Config) -> Self {
         let config = Arc::new(config);
-        let sockets = Sockets::bind(&config.listen, config.workers).unwrap();
+        let sockets = Sockets::bind(&config.listeners, config.workers).unwrap();
         let address = sockets.addresses()[0];
         let (signals, mut signalled) = mpsc::channel::<()>(2);
         let (finished, report) = oneshot::channel();

@@ -114,7 +114,9 @@ impl<'a, F: Form> Line<'a, F> {
         };
         line.time(&TIME, date, record.time);
         line.text(&key!("id"), record.id.as_bytes());
-        line.address(&key!("client"), record.client);
+        if let Some(client) = record.client {
+            line.address(&key!("client"), client);
+        }
         line.text(&key!("method"), record.method.as_str().as_bytes());
         line.optional(&key!("host"), record.host.as_ref().map(AsRef::as_ref));
         let path = record.target.as_ref();

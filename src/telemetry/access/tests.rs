@@ -9,7 +9,7 @@ fn record() -> AccessRecord {
     AccessRecord {
         id: RequestId::from_static("0123456789abcdef-00000001"),
         time: Timestamp::from_millis(1_795_305_600_042),
-        client: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+        client: Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))),
         method: Method::POST,
         host: Some(HeaderValue::from_static("example.com:8080")),
         target: Some(PathAndQuery::from_static("/login?token=secret")),

@@ -76,6 +76,12 @@ impl Pycket {
         self.process.stderr_line(&format!("{text:?}"), find)
     }
 
+    /// Where it listens besides its first address.
+    pub(crate) fn second_address(&self) -> SocketAddr {
+        let other = |line: &str| listens_on(line).filter(|address| *address != self.address);
+        self.process.stderr_line("where else it listens", other)
+    }
+
     /// Sends a signal, named as `kill` names it: `"TERM"`.
     pub(crate) fn signal(&self, signal: &str) {
         self.process.signal(signal);
@@ -150,11 +156,7 @@ impl Builder {
     pub(crate) fn start(self) -> Pycket {
         let file = ConfigFile::new(&self.config);
         let process = self.spawn(&file);
-        let address = process.stderr_line("where it listens", |line| {
-            let (_, rest) = line.split_once("listening on ")?;
-            let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':');
-            rest.get(..end.unwrap_or(rest.len()))?.parse().ok()
-        });
+        let address = process.stderr_line("where it listens", listens_on);
         Pycket {
             builder: self,
             process,
@@ -171,12 +173,24 @@ impl Builder {
         ended
     }
 
+    /// The configuration file as it is now.
+    pub(crate) fn text(&self) -> &str {
+        &self.config
+    }
+
     fn spawn(&self, file: &ConfigFile) -> Process {
         let mut command = program();
         command.arg("run").arg("--config").arg(file.path());
         command.envs(self.env.iter().cloned());
         Process::start(&mut command, "of this project")
     }
+}
+
+/// The address in a message that says where it listens.
+fn listens_on(line: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once("listening on ")?;
+    let end = rest.find(|c: char| !c.is_ascii_hexdigit() && !".:[]".contains(c));
+    rest.get(..end.unwrap_or(rest.len()))?.parse().ok()
 }
 
 /// The program, without arguments.

@@ -84,6 +84,16 @@ impl Wire {
         self.bytes(range).to_vec()
     }
 
+    /// Reads exactly so many bytes from a peer that may be gone.
+    ///
+    /// # Errors
+    ///
+    /// The connection ends before, or nothing comes for [`DEADLINE`].
+    pub(crate) fn try_read_exactly(&mut self, length: usize) -> io::Result<Vec<u8>> {
+        let range = self.take(length)?;
+        Ok(self.bytes(range).to_vec())
+    }
+
     /// Reads until the peer closes or resets the connection.
     pub(crate) fn read_to_close(&mut self) -> Vec<u8> {
         let range = self

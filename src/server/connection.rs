@@ -1,0 +1,481 @@
+//! One client connection: what is spoken on it, and its exchanges.
+
+use std::any::Any;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONNECTION;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep_until};
+use tracing::debug;
+
+use super::crowd::Crowd;
+use super::frames::Meter;
+use super::gauge::{Gauge, Overdue, Patience, Verdict};
+use super::opening::{Accepted, Opening, PREFACE, Protocol, open};
+use super::streams::{Streams, asked};
+use super::transport::Gauged;
+use super::{Phase, reached};
+use crate::config::Config;
+use crate::proxy::tasks::Tasks;
+use crate::proxy::{Body, Handler, Peer};
+use crate::telemetry::chain;
+
+/// hyper keeps this many header fields on the stack; any other bound costs an allocation.
+const HYPERS_MAX_FIELDS: usize = 100;
+/// The most that hyper reads at once, and keeps of what can't be written yet, for each stream of
+/// HTTP/2. hyper's own bound would be 400 kB.
+const BUFFER: usize = 64 * 1024;
+/// Tells the client that no request after this one is read (RFC 9112 section 9.6).
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+/// How long a client that was told of the end has to close its side.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// What all connections of a worker share.
+pub(super) struct Shared<H> {
+    http1: http1::Builder,
+    http2: http2::Builder<Streams>,
+    limits: Limits,
+    patience: Patience,
+    pub(super) opening: Opening,
+    pub(super) crowd: Crowd,
+    pub(super) handler: Arc<H>,
+    pub(super) places: Arc<Semaphore>,
+    pub(super) connections: Tasks,
+    pub(super) exchanges: Arc<Exchanges>,
+    pub(super) stopping: watch::Receiver<Phase>,
+}
+
+/// Connections that the whole process may still take.
+#[derive(Clone)]
+pub(super) struct Room {
+    pub(super) places: Arc<Semaphore>,
+    pub(super) crowd: Crowd,
+}
+
+impl Room {
+    pub(super) fn new(config: &Config) -> Self {
+        let places = config.limits.max_connections.min(Semaphore::MAX_PERMITS);
+        Self {
+            places: Arc::new(Semaphore::new(places)),
+            crowd: Crowd::new(config.limits.max_connections_per_address),
+        }
+    }
+}
+
+/// Bounds that are held here and not by hyper.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    requests: u32,
+    fields: usize,
+    control_frames: u32,
+}
+
+impl<H: Handler> Shared<H> {
+    pub(super) fn new(
+        config: &Config,
+        handler: H,
+        room: Room,
+        stopping: watch::Receiver<Phase>,
+    ) -> Self {
+        Self {
+            http1: http1(config),
+            http2: http2(config),
+            limits: Limits {
+                requests: config.limits.max_requests_per_connection,
+                fields: config.limits.max_head_fields,
+                control_frames: config.limits.http2_max_control_frames,
+            },
+            patience: Patience {
+                head: config.timeouts.client_head,
+                idle: config.timeouts.client_idle,
+                write: config.timeouts.client_write,
+            },
+            opening: Opening {
+                handshake: config.timeouts.client_handshake,
+                head: config.timeouts.client_head,
+                trust: config.forwarding.trust.clone(),
+            },
+            crowd: room.crowd,
+            handler: Arc::new(handler),
+            places: room.places,
+            connections: Tasks::default(),
+            exchanges: Arc::default(),
+            stopping,
+        }
+    }
+}
+
+/// How hyper reads requests of HTTP/1. Times are not its business: see [`Gauge`].
+fn http1(config: &Config) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(None)
+        // A client that closes its half is gone: its upstream exchange is dropped.
+        .half_close(false)
+        .max_header_size(config.limits.max_head_bytes)
+        .max_buf_size(config.limits.max_head_bytes.max(BUFFER));
+    if config.limits.max_head_fields != HYPERS_MAX_FIELDS {
+        http.max_headers(config.limits.max_head_fields);
+    }
+    http
+}
+
+/// How hyper and h2 read requests of HTTP/2. The bound on a head bounds CONTINUATION frames, too:
+/// h2 takes no more of them than such a head needs.
+fn http2(config: &Config) -> http2::Builder<Streams> {
+    let limits = &config.limits;
+    let ping = config.timeouts.client_ping;
+    let mut http = http2::Builder::new(Streams {
+        patience: config.timeouts.client_write,
+    });
+    http.timer(TokioTimer::new())
+        .max_concurrent_streams(limits.http2_max_streams)
+        .max_pending_accept_reset_streams(limits.http2_max_resets)
+        .max_local_error_reset_streams(limits.http2_max_resets)
+        .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX))
+        .initial_stream_window_size(limits.http2_stream_window)
+        .initial_connection_window_size(limits.http2_connection_window)
+        .max_send_buf_size(BUFFER)
+        // Websockets (RFC 8441).
+        .enable_connect_protocol()
+        .keep_alive_interval((!ping.is_zero()).then_some(ping))
+        .keep_alive_timeout(ping);
+    http
+}
+
+/// Serves a connection to its end. `place` is given back when nothing of it is left.
+pub(super) async fn serve<H: Handler>(
+    accepted: Accepted,
+    place: Box<dyn Any + Send + Sync>,
+    shared: Arc<Shared<H>>,
+) {
+    let at = accepted.at;
+    let mut stopping = shared.stopping.clone();
+    let opened = tokio::select! {
+        opened = open(accepted, &shared) => opened,
+        // One of which nothing is known yet is an idle one.
+        () = reached(&mut stopping, Phase::Draining) => return,
+    };
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err((remote, error)) => {
+            debug!(client = %remote, error = chain(&error), "a connection came to nothing");
+            return;
+        }
+    };
+    let gauge = Arc::new(Gauge::new(at));
+    let mut io = Gauged::new(opened.transport, Arc::clone(&gauge));
+    if opened.protocol == Protocol::Http2 {
+        let max = shared.limits.control_frames;
+        io = io.metered(Meter::new(max, PREFACE.len()));
+    }
+    let peer = Peer::new(opened.remote, opened.tls).with_place(Box::new((place, opened.member)));
+    let client = Arc::new(Client {
+        peer: Arc::new(peer),
+        gauge,
+        shared,
+    });
+    if let Err(error) = speak(io, opened.protocol, &client).await {
+        // Mostly clients that went away.
+        debug!(client = %opened.remote, %error, "a client connection ended");
+    }
+}
+
+/// A connection, for its exchanges.
+struct Client<H> {
+    peer: Arc<Peer>,
+    gauge: Arc<Gauge>,
+    shared: Arc<Shared<H>>,
+}
+
+impl<H> Client<H> {
+    /// Whom a request is from. With HTTP/2 a tunnel is a part of the connection, which must not count
+    /// as idle as long as somebody holds the peer.
+    fn peer_of(&self, request: &Request<Incoming>) -> Arc<Peer> {
+        if request.method() != Method::CONNECT {
+            return Arc::clone(&self.peer);
+        }
+        let peer = Peer::new(self.peer.remote(), self.peer.tls());
+        let stay = Stay::new(&self.gauge);
+        Arc::new(peer.with_place(Box::new((Arc::clone(&self.peer), stay))))
+    }
+}
+
+/// Keeps a connection from being idle.
+struct Stay(Arc<Gauge>);
+
+impl Stay {
+    fn new(gauge: &Arc<Gauge>) -> Self {
+        gauge.stay();
+        Self(Arc::clone(gauge))
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// Lets hyper speak.
+async fn speak<H: Handler>(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    protocol: Protocol,
+    client: &Arc<Client<H>>,
+) -> Result<(), hyper::Error> {
+    let io = TokioIo::new(io);
+    let service = service_fn(|request| answer(Arc::clone(client), request));
+    match protocol {
+        Protocol::Http1 => {
+            let connection = client.shared.http1.serve_connection(io, service);
+            drive(connection.with_upgrades(), client).await
+        }
+        Protocol::Http2 => {
+            client.gauge.is_multiplexed();
+            let connection = client.shared.http2.serve_connection(io, service);
+            // Boxed, so that connections of HTTP/1 have no room for it.
+            Box::pin(drive(connection, client)).await
+        }
+    }
+}
+
+/// What both of hyper's connections can.
+trait Drive: Future<Output = Result<(), hyper::Error>> {
+    /// Ends it when what is under way has ended.
+    fn finish(self: Pin<&mut Self>);
+}
+
+impl<I, S, B> Drive for http1::UpgradeableConnection<I, S>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = B>,
+    S::Error: Into<super::BoxError>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    B: http_body::Body + 'static,
+    B::Error: Into<super::BoxError>,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<I, S, B, E> Drive for http2::Connection<I, S, E>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = B>,
+    S::Error: Into<super::BoxError>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    B: http_body::Body + 'static,
+    B::Error: Into<super::BoxError>,
+    E: hyper::rt::bounds::Http2ServerConnExec<S::Future, B>,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// Runs a connection until it ends, the server stops, or the client's time is over.
+async fn drive<H: Handler>(connection: impl Drive, client: &Client<H>) -> Result<(), hyper::Error> {
+    let (gauge, shared) = (&client.gauge, &client.shared);
+    let mut stopping = shared.stopping.clone();
+    let mut connection = pin!(connection);
+    let mut stop = pin!(reached(&mut stopping, Phase::Draining));
+    // It is looked at what the connection does before anybody waits.
+    let mut timer = pin!(sleep_until(Instant::now()));
+    let mut finishing: Option<Instant> = None;
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                return Poll::Ready(ended);
+            }
+            let is_last = finishing.is_none() && gauge.begun() >= shared.limits.requests;
+            if finishing.is_none() && (is_last || stop.as_mut().poll(cx).is_ready()) {
+                finishing = Some(Instant::now());
+                connection.as_mut().finish();
+                continue;
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let now = Instant::now();
+            match gauge.look(now, &shared.patience) {
+                Verdict::Fine(next) => timer.as_mut().reset(next),
+                Verdict::Overdue(Overdue::Idle) if finishing.is_none() => {
+                    finishing = Some(now);
+                    connection.as_mut().finish();
+                    timer.as_mut().reset(now + LINGER);
+                }
+                Verdict::Overdue(overdue) => {
+                    debug!(client = %client.peer.remote(), ?overdue, "a client took too long");
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    })
+    .await
+}
+
+/// One exchange.
+async fn answer<H: Handler>(
+    client: Arc<Client<H>>,
+    request: Request<Incoming>,
+) -> Result<Response<Counted>, Infallible> {
+    let shared = &client.shared;
+    let is_http2 = request.version() == Version::HTTP_2;
+    let (exchange, number) = Exchange::begin(&shared.exchanges, &client.gauge);
+    let has_too_many_fields = is_http2 && request.headers().len() > shared.limits.fields;
+    let mut response = if has_too_many_fields {
+        // As hyper answers it with HTTP/1.
+        let mut response = Response::new(Body::Empty);
+        *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        response
+    } else {
+        let peer = client.peer_of(&request);
+        let mut handling = pin!(shared.handler.handle(request, &peer));
+        poll_fn(|cx| asked(handling.as_mut().poll(cx))).await
+    };
+    if is_http2 {
+        // RFC 9113 section 8.2.2: the connection is not the stream's business.
+        response.headers_mut().remove(CONNECTION);
+    } else {
+        // The connection learns of the stop in a turn of its own, which may come later.
+        let is_last =
+            number >= shared.limits.requests || *shared.stopping.borrow() >= Phase::Draining;
+        if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(CONNECTION, CLOSE);
+        }
+    }
+    Ok(response.map(|body| Counted {
+        body,
+        _exchange: exchange,
+    }))
+}
+
+/// Counts exchanges, for the report of a stop.
+#[derive(Debug, Default)]
+pub(super) struct Exchanges {
+    pub(super) running: AtomicUsize,
+    pub(super) draining: AtomicBool,
+    pub(super) finished: AtomicUsize,
+}
+
+/// One exchange, from its head read to its body ended.
+struct Exchange {
+    exchanges: Arc<Exchanges>,
+    gauge: Arc<Gauge>,
+}
+
+impl Exchange {
+    /// Begins one; says which one it is on its connection, counted from 1.
+    fn begin(exchanges: &Arc<Exchanges>, gauge: &Arc<Gauge>) -> (Self, u32) {
+        exchanges.running.fetch_add(1, Ordering::Relaxed);
+        let number = gauge.begin();
+        let exchange = Self {
+            exchanges: Arc::clone(exchanges),
+            gauge: Arc::clone(gauge),
+        };
+        (exchange, number)
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.gauge.end();
+        self.exchanges.running.fetch_sub(1, Ordering::Relaxed);
+        if self.exchanges.draining.load(Ordering::Relaxed) {
+            self.exchanges.finished.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A response body that keeps its exchange running.
+struct Counted {
+    body: Body,
+    _exchange: Exchange,
+}
+
+impl http_body::Body for Counted {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        asked(Pin::new(&mut self.body).poll_frame(cx))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::super::sockets::Door;
+    use super::super::tests::kit;
+    use super::super::transport::{Socket, Wire};
+    use super::*;
+    use crate::config::{ListenAddress, Listener};
+    use crate::proxy::Remote;
+
+    /// Is told to stop in the very moment in which it answers.
+    struct StoppedMeanwhile(watch::Sender<Phase>);
+
+    impl Handler for StoppedMeanwhile {
+        async fn handle(&self, _request: Request<Incoming>, _peer: &Arc<Peer>) -> Response<Body> {
+            self.0.send_replace(Phase::Draining);
+            Response::new(Body::Full(Bytes::from_static(b"ok")))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_crosses_the_stop_closes_its_connection() {
+        let (phase, stopping) = watch::channel(Phase::Serving);
+        let config = kit::config(SocketAddr::from(([127, 0, 0, 1], 1)));
+        let room = Room::new(&config);
+        let handler = StoppedMeanwhile(phase);
+        let shared = Arc::new(Shared::new(&config, handler, room, stopping));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let (stream, from) = listener.accept().await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        let accepted = Accepted {
+            wire: Wire::new(Socket::Tcp(stream)),
+            remote: Remote::Address(from),
+            door: Arc::new(Door::plain(Listener::plain(ListenAddress::Tcp(address)))),
+            at: Instant::now(),
+        };
+        let serving = serve(accepted, Box::new(()), shared);
+        // There may be ten thousand of them.
+        assert!(size_of_val(&serving) < 4096);
+        serving.await;
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+        assert!(answer.ends_with("ok"), "{answer}");
+    }
+}

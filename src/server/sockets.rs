@@ -1,0 +1,284 @@
+//! The sockets that the server listens on: bound by us, or handed over by systemd.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroUsize;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+
+use listenfd::ListenFd;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::certificates::Certificates;
+use super::unix::SocketFile;
+use crate::config::{ListenAddress, Listener};
+use crate::tls::TlsError;
+
+/// Connections that may wait in the kernel for each socket. The kernel cuts it at
+/// `net.core.somaxconn`, which is 4096 by default.
+const BACKLOG: i32 = 4096;
+
+/// An address that can't be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("can't listen on {address}")]
+pub struct BindError {
+    /// The address as configured.
+    pub address: ListenAddress,
+    /// Why not.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Bound sockets, a set for each worker.
+#[derive(Debug)]
+pub struct Sockets {
+    pub(super) sets: Vec<Vec<Bound>>,
+    /// The files of unix sockets, which go when nobody listens any more.
+    pub(super) files: Vec<SocketFile>,
+}
+
+/// One socket of one worker.
+#[derive(Debug)]
+pub(super) struct Bound {
+    pub(super) socket: AnyListener,
+    pub(super) door: Arc<Door>,
+}
+
+/// How connections to one address are taken.
+#[derive(Debug)]
+pub(super) struct Door {
+    /// What the configuration says.
+    pub(super) listener: Listener,
+    /// With TLS, what its handshakes are done with.
+    pub(super) certificates: Option<Certificates>,
+}
+
+impl Door {
+    fn open(listener: Listener) -> Result<Self, TlsError> {
+        let tls = listener.tls.clone();
+        let certificates = tls.map(|tls| Certificates::open(tls, listener.http2));
+        Ok(Self {
+            certificates: certificates.transpose()?,
+            listener,
+        })
+    }
+
+    #[cfg(test)]
+    pub(super) fn plain(listener: Listener) -> Self {
+        Self {
+            listener,
+            certificates: None,
+        }
+    }
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub(super) enum AnyListener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Sockets {
+    /// Binds every address for each worker: TCP once for each of them (`SO_REUSEPORT`), so that
+    /// the kernel spreads connections; unix sockets and those of systemd once for all.
+    ///
+    /// Sockets of systemd are taken from the process's environment (`LISTEN_FDS` and its kin).
+    ///
+    /// # Errors
+    ///
+    /// The first address that can't be bound.
+    pub fn bind(listeners: &[Listener], workers: NonZeroUsize) -> Result<Self, BindError> {
+        let mut sets: Vec<Vec<Bound>> = Vec::new();
+        sets.resize_with(workers.get(), Vec::new);
+        let mut sockets = Self {
+            sets,
+            files: Vec::new(),
+        };
+        let mut handed_over = HandedOver::Unasked;
+        for listener in listeners {
+            let failed = |source| BindError {
+                address: listener.address.clone(),
+                source,
+            };
+            let door = Door::open(listener.clone()).map_err(io::Error::other);
+            let door = Arc::new(door.map_err(failed)?);
+            sockets.add(&door, &mut handed_over).map_err(failed)?;
+        }
+        Ok(sockets)
+    }
+
+    /// The TCP addresses as they are, in the order as given: with port 0, the port that was chosen.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let first = self.sets.first().into_iter().flatten();
+        first
+            .filter_map(|bound| match &bound.socket {
+                AnyListener::Tcp(socket) => socket.local_addr().ok(),
+                AnyListener::Unix(_) => None,
+            })
+            .collect()
+    }
+
+    /// All that is listened on, for people.
+    pub(super) fn names(&self) -> Vec<String> {
+        let first = self.sets.first().into_iter().flatten();
+        first.map(Bound::name).collect()
+    }
+
+    /// How connections are taken, for each socket of a worker.
+    pub(super) fn doors(&self) -> Vec<Arc<Door>> {
+        let first = self.sets.first().into_iter().flatten();
+        first.map(|bound| Arc::clone(&bound.door)).collect()
+    }
+
+    fn add(&mut self, door: &Arc<Door>, handed_over: &mut HandedOver) -> io::Result<()> {
+        match &door.listener.address {
+            ListenAddress::Tcp(address) => {
+                let mut bound = *address;
+                for set in &mut self.sets {
+                    let socket = listen(bound)?;
+                    // Port 0 is any port; the other workers need the same one.
+                    bound = socket.local_addr()?;
+                    set.push(Bound {
+                        socket: AnyListener::Tcp(socket),
+                        door: Arc::clone(door),
+                    });
+                }
+            }
+            ListenAddress::Unix(path) => {
+                let (socket, file) = SocketFile::listen(path, door.listener.mode, BACKLOG)?;
+                self.files.push(file);
+                self.share(&AnyListener::Unix(socket), door)?;
+            }
+            ListenAddress::Systemd(name) => {
+                for socket in handed_over.take(name.as_deref())? {
+                    self.share(&socket, door)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives all workers the same socket.
+    fn share(&mut self, socket: &AnyListener, door: &Arc<Door>) -> io::Result<()> {
+        for set in &mut self.sets {
+            set.push(Bound {
+                socket: socket.try_clone()?,
+                door: Arc::clone(door),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Bound {
+    fn name(&self) -> String {
+        match (&self.socket, &self.door.listener.address) {
+            (AnyListener::Tcp(socket), address) => match socket.local_addr() {
+                Ok(address) => address.to_string(),
+                Err(_) => address.to_string(),
+            },
+            // One that was moved into its place still says where it was made.
+            (AnyListener::Unix(_), ListenAddress::Unix(path)) => {
+                format!("unix:{}", path.display())
+            }
+            (AnyListener::Unix(socket), address) => {
+                let path = socket.local_addr().ok();
+                let path =
+                    path.and_then(|at| at.as_pathname().map(|path| path.display().to_string()));
+                path.map_or_else(|| address.to_string(), |path| format!("unix:{path}"))
+            }
+        }
+    }
+}
+
+impl AnyListener {
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(socket) => Self::Tcp(socket.try_clone()?),
+            Self::Unix(socket) => Self::Unix(socket.try_clone()?),
+        })
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // Without it, a restart would wait for the kernel to forget the old connections.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// The sockets that systemd handed over, with their names, until they are taken.
+enum HandedOver {
+    /// Nobody has looked: a process without such a listener leaves them alone.
+    Unasked,
+    All(Vec<(String, AnyListener)>),
+}
+
+impl HandedOver {
+    /// Takes those of this name, or all that are left.
+    fn take(&mut self, name: Option<&str>) -> io::Result<Vec<AnyListener>> {
+        if let Self::Unasked = self {
+            *self = Self::All(from_systemd()?);
+        }
+        let Self::All(all) = self else {
+            return Ok(Vec::new());
+        };
+        let is_meant =
+            |(has, _): &mut (String, AnyListener)| name.is_none_or(|name| name == has.as_str());
+        let taken: Vec<_> = all
+            .extract_if(.., is_meant)
+            .map(|(_, socket)| socket)
+            .collect();
+        if taken.is_empty() {
+            let error = match name {
+                Some(name) => {
+                    format!("systemd handed over no socket with FileDescriptorName={name}")
+                }
+                None => "systemd handed over no socket".to_owned(),
+            };
+            return Err(io::Error::new(io::ErrorKind::NotFound, error));
+        }
+        Ok(taken)
+    }
+}
+
+/// All sockets that were handed over to this process, in their order.
+fn from_systemd() -> io::Result<Vec<(String, AnyListener)>> {
+    let variable = |name| std::env::var(name).ok();
+    // Whoever started us may have inherited them, with a number that is not ours.
+    let is_ours =
+        variable("LISTEN_PID").and_then(|pid| pid.parse().ok()) == Some(std::process::id());
+    if !is_ours {
+        return Ok(Vec::new());
+    }
+    let names = variable("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':');
+    let mut fds = ListenFd::from_env();
+    let mut sockets = Vec::new();
+    for index in 0..fds.len() {
+        // sd_listen_fds_with_names(3): one without a name is called so.
+        let name = names.next().filter(|name| !name.is_empty());
+        let name = name.unwrap_or("unknown").to_owned();
+        let socket = match fds.take_tcp_listener(index) {
+            Ok(socket) => socket.map(AnyListener::Tcp),
+            Err(_not_tcp) => fds.take_unix_listener(index)?.map(AnyListener::Unix),
+        };
+        if let Some(socket) = socket {
+            match &socket {
+                AnyListener::Tcp(socket) => socket.set_nonblocking(true)?,
+                AnyListener::Unix(socket) => socket.set_nonblocking(true)?,
+            }
+            sockets.push((name, socket));
+        }
+    }
+    Ok(sockets)
+}

@@ -1,0 +1,284 @@
+//! The bytes of a client connection, whatever carries them.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
+
+use super::frames::Meter;
+use super::gauge::Gauge;
+
+/// How much is read at once before it is known what the client speaks. Most request heads are
+/// shorter, so that looking costs no further call of the kernel.
+const EARLY: usize = 2048;
+
+/// A connection as it was accepted.
+#[derive(Debug)]
+pub(super) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// A connection of which the beginning may have been read already.
+#[derive(Debug)]
+pub(super) struct Wire {
+    socket: Socket,
+    early: Vec<u8>,
+    /// How much of `early` is used up.
+    used: usize,
+}
+
+impl Wire {
+    pub(super) fn new(socket: Socket) -> Self {
+        Self {
+            socket,
+            early: Vec::new(),
+            used: 0,
+        }
+    }
+
+    /// What has been read and is not used up.
+    pub(super) fn early(&self) -> &[u8] {
+        self.early.get(self.used..).unwrap_or_default()
+    }
+
+    /// Reads what there is and keeps it; waits until there is something.
+    ///
+    /// # Errors
+    ///
+    /// Those of the socket; `UnexpectedEof` when the client says nothing more.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub(super) async fn read_early(&mut self) -> io::Result<()> {
+        self.early.reserve(EARLY);
+        match self.socket.read_buf(&mut self.early).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Uses up so many bytes of what has been read.
+    pub(super) fn skip(&mut self, bytes: usize) {
+        self.used = self.used.saturating_add(bytes).min(self.early.len());
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let early = this.early.get(this.used..).unwrap_or_default();
+        if early.is_empty() {
+            return Pin::new(&mut this.socket).poll_read(cx, buf);
+        }
+        let part = early.len().min(buf.remaining());
+        buf.put_slice(early.get(..part).unwrap_or_default());
+        this.used = this.used.saturating_add(part);
+        if this.used == this.early.len() {
+            // The buffer would be kept as long as the connection.
+            (this.early, this.used) = (Vec::new(), 0);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A connection, encrypted or not.
+#[derive(Debug)]
+pub(super) enum Transport {
+    Plain(Wire),
+    Tls(Box<TlsStream<Wire>>),
+}
+
+/// A connection as HTTP reads and writes it; the gauge notices.
+#[derive(Debug)]
+pub(super) struct Gauged<T> {
+    inner: T,
+    gauge: Arc<Gauge>,
+    /// With HTTP/2, what counts its frames.
+    meter: Option<Meter>,
+}
+
+impl<T> Gauged<T> {
+    pub(super) fn new(inner: T, gauge: Arc<Gauge>) -> Self {
+        Self {
+            inner,
+            gauge,
+            meter: None,
+        }
+    }
+
+    /// The same, whose frames are counted.
+    pub(super) fn metered(mut self, meter: Meter) -> Self {
+        self.meter = Some(meter);
+        self
+    }
+
+    /// Tells the gauge and the meter how writing went.
+    fn has_written(&mut self, written: &Poll<io::Result<usize>>) {
+        self.gauge.has_written(written.is_ready());
+        if let (Some(meter), Poll::Ready(Ok(bytes))) = (&mut self.meter, written) {
+            meter.written(*bytes);
+        }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Gauged<T> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut this.inner).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            this.gauge.has_read();
+            let read = buf.filled().get(before..).unwrap_or_default();
+            if let Some(meter) = &mut this.meter
+                && !meter.read(read)
+            {
+                return Poll::Ready(Err(io::Error::other("frames that only make work")));
+            }
+        }
+        polled
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Gauged<T> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.inner).poll_write(cx, bytes);
+        this.has_written(&polled);
+        polled
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.inner).poll_write_vectored(cx, parts);
+        this.has_written(&polled);
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.inner).poll_flush(cx);
+        this.gauge.has_written(polled.is_ready());
+        polled
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+}
+
+/// Implements reading and writing by whichever variant it is.
+macro_rules! either {
+    ($kind:ident: $($variant:ident),+) => {
+        impl AsyncRead for $kind {
+            fn poll_read(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                match self.get_mut() {
+                    $(Self::$variant(io) => Pin::new(io).poll_read(cx, buf),)+
+                }
+            }
+        }
+
+        impl AsyncWrite for $kind {
+            fn poll_write(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bytes: &[u8],
+            ) -> Poll<io::Result<usize>> {
+                match self.get_mut() {
+                    $(Self::$variant(io) => Pin::new(io).poll_write(cx, bytes),)+
+                }
+            }
+
+            fn poll_write_vectored(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                parts: &[io::IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                match self.get_mut() {
+                    $(Self::$variant(io) => Pin::new(io).poll_write_vectored(cx, parts),)+
+                }
+            }
+
+            fn is_write_vectored(&self) -> bool {
+                match self {
+                    $(Self::$variant(io) => io.is_write_vectored(),)+
+                }
+            }
+
+            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match self.get_mut() {
+                    $(Self::$variant(io) => Pin::new(io).poll_flush(cx),)+
+                }
+            }
+
+            fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match self.get_mut() {
+                    $(Self::$variant(io) => Pin::new(io).poll_shutdown(cx),)+
+                }
+            }
+        }
+    };
+}
+
+either!(Socket: Tcp, Unix);
+either!(Transport: Plain, Tls);
+
+/// What has been read early does not matter to writing.
+impl AsyncWrite for Wire {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().socket).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().socket).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
+    }
+}
