@@ -57,7 +57,7 @@ fn a_response_comes_back_as_http1_wants_it() {
     let answer = Browser::at(&pycket).get("/sized");
     assert_eq!((answer.status, answer.text()), (200, "hello"));
     assert_eq!(answer.header("X-A"), Some("1"));
-    assert_eq!(answer.header("Via"), Some("2 pycket"));
+    assert_eq!(answer.header("Via"), Some("2.0 pycket"));
     let line = pycket.access(|line| line["path"] == "/sized");
     assert_eq!(line["error"], serde_json::Value::Null, "{line}");
 }
