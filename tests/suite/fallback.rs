@@ -228,7 +228,7 @@ fn a_session_whose_notifications_are_not_declared_in_the_new_place_goes_on_in_th
 /// The settings of a copy of the proxy with sessions in one place, and another one to look at.
 fn places(here: &RedisServer, there: &RedisServer, more: &str) -> String {
     format!(
-        "engine = 'redis'\nstorage.url = 'redis://127.0.0.1:{}'\nsession.commit_timeout = '15s'\n\
+        "engine = 'redis'\nstorage.url = 'redis://127.0.0.1:{}'\nstorage.timeout = '10s'\nsession.commit_timeout = '15s'\n\
          [storage.fallback]\nengine = 'redis'\nurl = 'redis://127.0.0.1:{}'\n{more}\n",
         here.port(),
         there.port()

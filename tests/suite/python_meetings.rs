@@ -49,7 +49,8 @@ fn two_tabs_never_both_show_a_notification_of_the_library() {
 #[test]
 fn hundred_exchanges_at_once_in_a_session_of_the_library_lose_no_value() {
     const COUNT: usize = 100;
-    let config = "session.commit_timeout = '15s'\nheaders.budget = '16KiB'";
+    let config =
+        "storage.timeout = '10s'\nsession.commit_timeout = '15s'\nheaders.budget = '16KiB'";
     on_engines([Store::redis(), Store::memcached()], |store| {
         let gate = Gate::closed();
         let both = Shared::with(store, held_back(&gate), config);
@@ -142,7 +143,7 @@ fn what_the_library_changes_while_the_id_is_renewed_goes_along() {
 #[test]
 fn forty_exchanges_at_once_lose_no_notification_that_the_library_shows() {
     const COUNT: usize = 40;
-    let config = "session.commit_timeout = '15s'";
+    let config = "storage.timeout = '10s'\nsession.commit_timeout = '15s'";
     on_engines([Store::redis(), Store::memcached()], |store| {
         let gate = Gate::closed();
         let both = Shared::with(store, held_back(&gate), config);

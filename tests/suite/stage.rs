@@ -92,6 +92,9 @@ fn items(server: &MemcachedServer) -> usize {
     count.expect("memcached counts its items")
 }
 
+/// Settings with which no store counts as down because the machine is busy.
+pub(crate) const PATIENCE: &str = "storage.timeout = '10s'\nsession.commit_timeout = '15s'\n";
+
 impl Stage {
     /// A stage with the application that [`obedient`] is.
     pub(crate) fn on(store: Store, config: &str) -> Self {
@@ -100,12 +103,13 @@ impl Stage {
 
     /// A stage with this application.
     pub(crate) fn with(store: Store, app: Upstream, config: &str) -> Self {
-        let builder = Pycket::with(&app).config(config);
+        let builder = Pycket::with(&app);
         let builder = match &store {
             Store::Memory => builder,
-            Store::Redis(server) => builder.redis(server),
-            Store::Memcached(server) => builder.memcached(server),
-        };
+            Store::Redis(server) => builder.config(PATIENCE).redis(server),
+            Store::Memcached(server) => builder.config(PATIENCE).memcached(server),
+        }
+        .config(config);
         Self {
             pycket: builder.start(),
             app,
