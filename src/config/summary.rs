@@ -50,7 +50,7 @@ pub fn summary(config: &Config) -> String {
         }
     }
     for item in &config.routes {
-        line("route", &route(item));
+        line("route", &route(item, config));
     }
     text
 }
@@ -155,8 +155,16 @@ fn sessions(policy: &RoutePolicy) -> String {
     )
 }
 
-fn route(route: &Route) -> String {
-    let to = format!("{} -> {}", route.name, route.upstream.name);
+fn route(route: &Route, config: &Config) -> String {
+    let mut to = format!("{} -> {}", route.name, route.upstream.name);
+    if route.max_body_bytes != config.limits.max_body_bytes {
+        let size = usize::try_from(route.max_body_bytes).unwrap_or(usize::MAX);
+        to.push_str(&format!(", bodies up to {}", show_size(size)));
+    }
+    if route.upstream_response != config.timeouts.upstream_response {
+        let time = show_duration(route.upstream_response);
+        to.push_str(&format!(", answers within {time}"));
+    }
     let Some(policy) = &route.session else {
         return format!("{to}, no sessions");
     };
