@@ -156,24 +156,25 @@ fn sessions(policy: &RoutePolicy) -> String {
 }
 
 fn route(route: &Route, config: &Config) -> String {
-    let mut to = format!("{} -> {}", route.name, route.upstream.name);
-    if route.max_body_bytes != config.limits.max_body_bytes {
-        let size = usize::try_from(route.max_body_bytes).unwrap_or(usize::MAX);
-        to.push_str(&format!(", bodies up to {}", show_size(size)));
-    }
-    if route.upstream_response != config.timeouts.upstream_response {
-        let time = show_duration(route.upstream_response);
-        to.push_str(&format!(", answers within {time}"));
-    }
-    let Some(policy) = &route.session else {
-        return format!("{to}, no sessions");
-    };
     let mut notes = String::new();
     let mut note = |is_so: bool, what: &str| {
         if is_so {
             notes.push_str(", ");
             notes.push_str(what);
         }
+    };
+    let size = usize::try_from(route.max_body_bytes).unwrap_or(usize::MAX);
+    note(
+        route.max_body_bytes != config.limits.max_body_bytes,
+        &format!("bodies up to {}", show_size(size)),
+    );
+    note(
+        route.upstream_response != config.timeouts.upstream_response,
+        &format!("answers within {}", show_duration(route.upstream_response)),
+    );
+    let to = format!("{} -> {}", route.name, route.upstream.name);
+    let Some(policy) = &route.session else {
+        return format!("{to}{notes}, no sessions");
     };
     note(
         policy.session.create == Create::Always,

@@ -44,7 +44,7 @@ use crate::proxy::body::Progress;
 pub struct Patience {
     /// Since when. It begins anew with every part of the request's body that passes.
     pub since: Instant,
-    /// How long. An upload that was answered early has as much again to end.
+    /// How long.
     pub limit: Duration,
 }
 

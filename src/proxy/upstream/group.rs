@@ -118,6 +118,8 @@ impl Upstreams {
         let settings = PoolSettings {
             max_connections: config.limits.max_upstream_connections,
             connect_timeout: config.timeouts.upstream_connect,
+            // The connections are shared by routes that wait for responses for different times.
+            upload_timeout: config.timeouts.upstream_response,
             idle_timeout: config.timeouts.upstream_idle,
             ping: Duration::ZERO,
         };

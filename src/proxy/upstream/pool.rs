@@ -58,6 +58,8 @@ pub(super) struct PoolSettings {
     pub(super) max_connections: usize,
     /// How long opening a connection may take, and how long a request waits for its turn.
     pub(super) connect_timeout: Duration,
+    /// How long an upload may go on after its response has ended.
+    pub(super) upload_timeout: Duration,
     /// How long an unused connection is kept. It should be shorter than the application's own
     /// keep-alive, or requests will meet connections that are just being closed.
     pub(super) idle_timeout: Duration,
@@ -113,8 +115,6 @@ pub struct Lease {
     carrier: Carrier,
     slot: OwnedSemaphorePermit,
     running: Option<Running>,
-    /// How long an upload may go on after the response has ended.
-    rest: Duration,
 }
 
 /// A request that got no response.
@@ -247,8 +247,7 @@ impl Pool {
         {
             link.run_by_itself();
         }
-        let lease = Lease::new(self, Carrier::Link(link), slot, patience.limit);
-        Ok((response, lease))
+        Ok((response, Lease::new(self, Carrier::Link(link), slot)))
     }
 
     /// Whether a request can go by HTTP/2. A change of protocol needs a connection of its own.
@@ -387,13 +386,12 @@ async fn in_time<T>(
 }
 
 impl Lease {
-    fn new(pool: &Arc<Pool>, carrier: Carrier, slot: OwnedSemaphorePermit, rest: Duration) -> Self {
+    fn new(pool: &Arc<Pool>, carrier: Carrier, slot: OwnedSemaphorePermit) -> Self {
         Self {
             pool: Arc::clone(pool),
             carrier,
             slot,
             running: None,
-            rest,
         }
     }
 
@@ -423,7 +421,6 @@ impl Lease {
             carrier,
             slot,
             running,
-            rest,
         } = self;
         drop(running);
         let mut link = match carrier {
@@ -441,7 +438,8 @@ impl Lease {
         // The application answered before it had read the whole request. The slot stays taken, so
         // that the bound on connections holds; a client that stalls may not hold it for ever.
         tokio::spawn(async move {
-            if let Ok(true) = timeout(rest, link.ready()).await {
+            let limit = pool.settings.upload_timeout;
+            if let Ok(true) = timeout(limit, link.ready()).await {
                 pool.put_idle(link, Instant::now());
             }
             drop(slot);

@@ -143,7 +143,7 @@ impl Pool {
                         http2::grant_websocket(&mut response, &head);
                     }
                     let carrier = Carrier::Stream(stream);
-                    return Ok((response, Lease::new(self, carrier, slot, patience.limit)));
+                    return Ok((response, Lease::new(self, carrier, slot)));
                 }
                 Err(failure) => failure,
             };

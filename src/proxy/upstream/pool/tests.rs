@@ -17,6 +17,7 @@ fn settings() -> PoolSettings {
     PoolSettings {
         max_connections: 4,
         connect_timeout: Duration::from_secs(5),
+        upload_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_mins(1),
         ping: Duration::ZERO,
     }
