@@ -171,8 +171,8 @@ pub(super) fn contract_overrides(section: &mut Section<'_, '_>, policy: &mut Rou
     );
 }
 
-/// What servers take of ours by default, beside 3 KiB to 4 KiB of the client's own where their limit
-/// is on all request headers together, the request line included.
+/// What servers take of ours by default. Where their limit is on all request headers together, the
+/// request line included, 3 KiB to 4 KiB are left for the client's own, which take 1 KiB to 3 KiB.
 const SERVERS: [(&str, usize); 7] = [
     // 4 KiB in all: `buffer-size`.
     ("uwsgi", 1 << 10),

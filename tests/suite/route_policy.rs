@@ -5,8 +5,9 @@ use serde_json::json;
 
 use crate::examples::Application;
 use crate::harness::{
-    Address, AppResponse, Browser, Gate, Pycket, Response, Upstream, Wire, curl, raw,
+    Address as _, AppResponse, Browser, Gate, Pycket, Response, Upstream, Wire, raw,
 };
+use crate::http2::frames::{END_HEADERS, Frames, GET};
 use crate::stage::obedient;
 
 fn app() -> Upstream {
@@ -38,14 +39,21 @@ fn a_route_can_take_larger_and_smaller_bodies_than_the_others() {
         );
         let line = pycket.access(|line| line["path"] == target && line["status"] == 413);
         assert_eq!(line["error"], "request_too_large");
-        // By HTTP/2, and without saying so at the beginning.
-        let url = format!("http://{}{target}", pycket.address());
+        // Without saying so at the beginning ...
+        let head = format!("POST {target} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n");
         let body = "x".repeat(length);
-        let chunked = ["-H", "Transfer-Encoding: chunked", "-d", &body];
-        for how in [&["--http2-prior-knowledge", "-d", &body][..], &chunked] {
-            let out = ["-o", "/dev/null", "-w", "%{http_code}", &url];
-            assert_eq!(curl(&[how, &out].concat()), "413", "{target} {how:?}");
-        }
+        let answer = raw(&pycket, format!("{head}\r\n{length:x}\r\n{body}\r\n"));
+        assert!(answer.starts_with(b"HTTP/1.1 413 "), "{target} in chunks");
+        // ... and by HTTP/2.
+        let post = GET.map(|(name, value)| match name {
+            ":method" => (name, "POST"),
+            ":path" => (name, target),
+            _ => (name, value),
+        });
+        let mut client = Frames::connect(&pycket);
+        client.headers(1, &post, END_HEADERS);
+        client.data(1, body.as_bytes(), false);
+        assert_eq!(client.status(1), "413", "{target} by HTTP/2");
     }
 }
 
