@@ -18,6 +18,7 @@ use pycket::cookie::{self, Presented};
 use pycket::format::pickle::Pickle;
 use pycket::format::{Stored, native};
 use pycket::proxy::route;
+use pycket::server::proxy_protocol::{self, Parsed};
 use pycket::session::{Json, SessionId};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -214,4 +215,36 @@ pub(crate) fn route(data: &[u8]) {
         }
     }
     assert!(path.starts_with(['/', '*']) || chosen.path == "/", "{path}");
+}
+
+/// The beginning of a connection from a load balancer: what is said of it does not depend on how it
+/// comes in parts, and nothing of what follows the header is taken for a part of it.
+pub(crate) fn proxy_header(data: &[u8]) {
+    let whole = proxy_protocol::parse(data);
+    // All prefixes of what may be long are too many.
+    let head = &data[..data.len().min(300)];
+    let mut earlier = Ok(Parsed::Incomplete);
+    for end in 0..=head.len() {
+        let parsed = proxy_protocol::parse(&head[..end]);
+        if let Ok(Parsed::Header { length, .. }) = parsed {
+            assert!(length <= end, "{length} of {end} bytes");
+        }
+        if earlier != Ok(Parsed::Incomplete) {
+            assert_eq!(parsed, earlier, "decided before byte {end}");
+        }
+        earlier = parsed;
+    }
+    if earlier != Ok(Parsed::Incomplete) {
+        assert_eq!(whole, earlier, "decided before the end");
+    }
+    match whole {
+        Ok(Parsed::Header { length, .. }) => {
+            assert_eq!(proxy_protocol::parse(&data[..length]), whole);
+            let after = [&data[..length], b"GET / HTTP/1.1\r\n"].concat();
+            assert_eq!(proxy_protocol::parse(&after), whole);
+        }
+        // The longest header has 16 + 4096 bytes.
+        Ok(Parsed::Incomplete) => assert!(data.len() < 4112, "{} bytes", data.len()),
+        Err(error) => drop(error.to_string()),
+    }
 }

@@ -365,6 +365,10 @@ pub struct Route {
     pub rule: RouteMatch,
     /// Where its requests go.
     pub upstream: Upstream,
+    /// Bytes of one request's body.
+    pub max_body_bytes: u64,
+    /// From the whole request sent to the upstream's response head.
+    pub upstream_response: Duration,
     /// The session's policy; `None` where the route has no sessions.
     pub session: Option<RoutePolicy>,
 }
@@ -431,7 +435,7 @@ pub struct Limits {
     pub max_head_bytes: usize,
     /// Header fields in one request head.
     pub max_head_fields: usize,
-    /// Bytes of one request's body.
+    /// Bytes of one request's body, where a route says nothing else.
     pub max_body_bytes: u64,
     /// The slowest rate of a request's body, in bytes a second; 0 is any.
     pub min_body_rate: u64,
@@ -468,7 +472,7 @@ pub struct Timeouts {
     pub client_ping: Duration,
     /// Opening a connection to the upstream.
     pub upstream_connect: Duration,
-    /// From the whole request sent to the upstream's response head.
+    /// From the whole request sent to the upstream's response head, where a route says nothing else.
     pub upstream_response: Duration,
     /// How long an unused connection to the upstream is kept.
     pub upstream_idle: Duration,

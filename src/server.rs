@@ -19,7 +19,7 @@ mod crowd;
 mod frames;
 mod gauge;
 mod opening;
-mod proxy_protocol;
+pub mod proxy_protocol;
 mod sockets;
 mod streams;
 mod transport;

@@ -194,7 +194,13 @@ fn read(mut root: Section<'_, '_>, processors: NonZeroUsize) -> Option<Config> {
             policy.session.limits.max_record_bytes = PYCKET_MAX_RECORD;
         }
     }
-    let routes = routes::read(&mut root, &upstream, &mut groups, &policy);
+    let defaults = routes::Defaults {
+        upstream: &upstream,
+        limits: &limits,
+        timeouts: &timeouts,
+        policy: &policy,
+    };
+    let routes = routes::read(&mut root, &mut groups, &defaults);
     groups.finish(&mut root);
     root.finish();
     Some(Config {
@@ -246,17 +252,12 @@ fn check(reader: &mut Reader<'_>, config: &Config) {
         );
         reader.problem_between(&["session.idle_timeout", "session.max_lifetime"], wrong);
     }
-    let claim = policy.notifications.claim_timeout;
+    // Where a route has a time of its own, that was looked at there.
     let response = config.timeouts.upstream_response;
-    if claim <= response {
-        let wrong = Wrong::new(
-            format!(
-                "claims end after {}, but an answer may take {}: two pages could show the same",
-                show_duration(claim),
-                show_duration(response)
-            ),
-            "raise `notifications.claim_timeout` over `timeouts.upstream_response`",
-        );
+    let mut routes = config.routes.iter();
+    if routes.any(|route| route.session.is_some() && route.upstream_response == response)
+        && let Some(wrong) = routes::outlasts_claims(response, "timeouts.upstream_response", policy)
+    {
         reader.problem_between(
             &["notifications.claim_timeout", "timeouts.upstream_response"],
             wrong,

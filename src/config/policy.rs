@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::RoutePolicy;
 use super::parse::{self, Wrong};
 use super::section::Section;
+use super::tree::Node;
 use crate::contract::{ContractPolicy, Encoding, OnBadSignal};
 use crate::exchange::{Bind, Consume, Create, NotificationPolicy, OnStoreError, SessionPolicy};
 use crate::session::{Lifetimes, Limits};
@@ -147,7 +148,6 @@ pub(super) fn contract_overrides(section: &mut Section<'_, '_>, policy: &mut Rou
         ("form", Encoding::Form),
     ]);
     set(&mut contract.encoding, section.read("encode", encode));
-    let budget = parse::size(256, 64 << 10);
     set(&mut contract.budget, section.read("budget", budget));
     let expose = section.list("expose", |node| {
         value_name(parse::text(node)?, max_name_bytes)
@@ -169,6 +169,39 @@ pub(super) fn contract_overrides(section: &mut Section<'_, '_>, policy: &mut Rou
         &mut policy.cache_guard,
         section.read("cache_guard", parse::boolean),
     );
+}
+
+/// What servers take of ours by default. Where their limit is on all request headers together, the
+/// request line included, 3 KiB to 4 KiB are left for the client's own, which take 1 KiB to 3 KiB.
+const SERVERS: [(&str, usize); 7] = [
+    // 4 KiB in all: `buffer-size`.
+    ("uwsgi", 1 << 10),
+    // 8 KiB in all: `maxHttpRequestHeaderSize`, `requestHeaderSize`.
+    ("tomcat", 4 << 10),
+    ("jetty", 4 << 10),
+    // 8,190 bytes a field: `limit_request_field_size`, `LimitRequestFieldSize`. The client's own
+    // fields count by themselves.
+    ("gunicorn", 8000),
+    ("httpd", 8000),
+    // 16 KiB in all: `--max-http-header-size`, `MaxRequestBytes`.
+    ("node", 12 << 10),
+    ("iis", 12 << 10),
+];
+
+/// A size, or the name of a server.
+fn budget(node: &Node) -> Result<usize, Wrong> {
+    match node.value.as_text() {
+        Some(text) if text.starts_with(|c: char| c.is_ascii_alphabetic()) => {
+            parse::choice(&SERVERS)(node).map_err(|wrong| {
+                let right = wrong.right.map(|right| match right.strip_suffix('?') {
+                    Some(_slip) => right,
+                    None => format!("a size like \"4KiB\", or {right}"),
+                });
+                Wrong { right, ..wrong }
+            })
+        }
+        Some(_) | None => parse::size(256, 64 << 10)(node),
+    }
 }
 
 /// The name of a session's value: one that a session could hold.

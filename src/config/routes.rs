@@ -1,6 +1,7 @@
 //! `[[route]]`: which host and path get which upstream and policy.
 
 use std::cmp::Reverse;
+use std::time::Duration;
 
 use http::Method;
 use http::uri::Authority;
@@ -9,23 +10,38 @@ use super::parse::{self, Wrong};
 use super::policy::{contract_overrides, notification_overrides, session_overrides};
 use super::section::Section;
 use super::tree::{Node, Origin};
+use super::units::show_duration;
 use super::upstreams::{self, Groups};
-use super::{Hosts, Route, RouteMatch, RoutePolicy, Upstream};
+use super::{Hosts, Limits, Route, RouteMatch, RoutePolicy, Timeouts, Upstream, server};
 
 /// What of a route has an effect without sessions.
-const WITHOUT_SESSION: [&str; 5] = ["host", "path", "methods", "upstream", "session"];
+const WITHOUT_SESSION: [&str; 7] = [
+    "host",
+    "path",
+    "methods",
+    "upstream",
+    "max_body",
+    "upstream_response",
+    "session",
+];
 
-/// Reads all routes, most specific first; the last one matches everything. What a route does not
-/// say is as in `upstream` and `policy`.
+/// What holds where a route says nothing else.
+pub(super) struct Defaults<'a> {
+    pub(super) upstream: &'a Upstream,
+    pub(super) limits: &'a Limits,
+    pub(super) timeouts: &'a Timeouts,
+    pub(super) policy: &'a RoutePolicy,
+}
+
+/// Reads all routes, most specific first; the last one matches everything.
 pub(super) fn read(
     root: &mut Section<'_, '_>,
-    upstream: &Upstream,
     groups: &mut Groups,
-    policy: &RoutePolicy,
+    defaults: &Defaults<'_>,
 ) -> Vec<Route> {
     let mut routes: Vec<Route> = Vec::new();
     root.tables("route", |section, origin| {
-        let route = route(section, &origin, upstream, groups, policy, &routes);
+        let route = route(section, &origin, groups, defaults, &routes);
         routes.push(route);
     });
     let every = RouteMatch {
@@ -37,8 +53,10 @@ pub(super) fn read(
         routes.push(Route {
             name: "/".to_owned(),
             rule: every,
-            upstream: upstream.clone(),
-            session: Some(policy.clone()),
+            upstream: defaults.upstream.clone(),
+            max_body_bytes: defaults.limits.max_body_bytes,
+            upstream_response: defaults.timeouts.upstream_response,
+            session: Some(defaults.policy.clone()),
         });
     }
     routes.sort_by(|a, b| specificity(a).cmp(&specificity(b)));
@@ -62,17 +80,18 @@ fn specificity(route: &Route) -> impl Ord + use<'_> {
 fn route(
     mut section: Section<'_, '_>,
     origin: &Origin,
-    upstream: &Upstream,
     groups: &mut Groups,
-    policy: &RoutePolicy,
+    defaults: &Defaults<'_>,
     above: &[Route],
 ) -> Route {
     let host = section.read("host", host);
     let path = section.read("path", path);
     let methods = methods(&mut section);
     let own_upstream = upstreams::upstream(&mut section, groups);
+    let max_body = server::max_body(&mut section);
+    let response = server::upstream_response(&mut section);
     let has_session = section.read("session", parse::boolean).unwrap_or(true);
-    let mut own_policy = policy.clone();
+    let mut own_policy = defaults.policy.clone();
     session_overrides(&mut section, &mut own_policy);
     notification_overrides(&mut section, &mut own_policy);
     contract_overrides(&mut section, &mut own_policy);
@@ -85,6 +104,14 @@ fn route(
                 section.wrong(name, origin, wrong);
             }
         }
+    } else if let Some(response) = response
+        && let Some(wrong) = outlasts_claims(response, "upstream_response", &own_policy)
+    {
+        let own = present
+            .iter()
+            .find(|(name, _)| *name == "upstream_response");
+        let origin = own.map_or(origin, |(_, origin)| origin);
+        section.wrong("upstream_response", origin, wrong);
     }
     let is_given = |name| present.iter().any(|(present, _)| *present == name);
     let is_wrong = is_given("host") && host.is_none() || is_given("path") && path.is_none();
@@ -100,9 +127,30 @@ fn route(
     Route {
         name: name(&rule),
         rule,
-        upstream: own_upstream.unwrap_or_else(|| upstream.clone()),
+        upstream: own_upstream.unwrap_or_else(|| defaults.upstream.clone()),
+        max_body_bytes: max_body.unwrap_or(defaults.limits.max_body_bytes),
+        upstream_response: response.unwrap_or(defaults.timeouts.upstream_response),
         session: has_session.then_some(own_policy),
     }
+}
+
+/// What is wrong when an answer may take longer than notifications are held for it.
+pub(super) fn outlasts_claims(
+    response: Duration,
+    key: &str,
+    policy: &RoutePolicy,
+) -> Option<Wrong> {
+    let claim = policy.notifications.claim_timeout;
+    (claim <= response).then(|| {
+        Wrong::new(
+            format!(
+                "claims end after {}, but an answer may take {}: two pages could show the same",
+                show_duration(claim),
+                show_duration(response)
+            ),
+            format!("raise `notifications.claim_timeout` over `{key}`"),
+        )
+    })
 }
 
 /// Two routes that are equally good for a request would leave it to chance.

@@ -114,8 +114,8 @@ pub(super) fn limits(mut section: Section<'_, '_>) -> Limits {
         max_head_fields: section
             .read("max_head_fields", parse::integer(16, 1000))
             .unwrap_or(100),
-        max_body_bytes: bytes(&mut section, "max_body", 1 << 40, 1 << 30),
-        min_body_rate: bytes(&mut section, "min_body_rate", 1 << 30, 64),
+        max_body_bytes: max_body(&mut section).unwrap_or(1 << 30),
+        min_body_rate: bytes(&mut section, "min_body_rate", 1 << 30).unwrap_or(64),
         http2_max_streams: section
             .read("http2_max_streams", parse::integer(1, 10_000))
             .unwrap_or(100),
@@ -135,9 +135,14 @@ pub(super) fn limits(mut section: Section<'_, '_>) -> Limits {
     limits
 }
 
-fn bytes(section: &mut Section<'_, '_>, name: &'static str, max: usize, default: u64) -> u64 {
-    let bytes = section.read(name, parse::size(0, max));
-    bytes.map_or(default, |bytes| u64::try_from(bytes).unwrap_or(u64::MAX))
+/// Reads `max_body`, which routes can have, too.
+pub(super) fn max_body(section: &mut Section<'_, '_>) -> Option<u64> {
+    bytes(section, "max_body", 1 << 40)
+}
+
+fn bytes(section: &mut Section<'_, '_>, name: &'static str, max: usize) -> Option<u64> {
+    let bytes = section.read(name, parse::size(0, max))?;
+    Some(u64::try_from(bytes).unwrap_or(u64::MAX))
 }
 
 /// A window of flow control: RFC 9113 section 6.9.2 begins with 64 KiB less one byte, and section
@@ -149,8 +154,15 @@ fn window(section: &mut Section<'_, '_>, name: &'static str, default: u32) -> u3
         .unwrap_or(default)
 }
 
+/// Reads `upstream_response`, which routes can have, too.
+pub(super) fn upstream_response(section: &mut Section<'_, '_>) -> Option<Duration> {
+    let range = parse::duration(SECOND / 10, 24 * HOUR);
+    section.read("upstream_response", range)
+}
+
 /// Reads `[timeouts]`.
 pub(super) fn timeouts(mut section: Section<'_, '_>) -> Timeouts {
+    let response = upstream_response(&mut section);
     let mut read = |name, min, max, default| {
         section
             .read(name, parse::duration(min, max))
@@ -164,7 +176,7 @@ pub(super) fn timeouts(mut section: Section<'_, '_>) -> Timeouts {
         client_write: read("client_write", SECOND, HOUR, 30 * SECOND),
         client_ping: read("client_ping", Duration::ZERO, HOUR, 30 * SECOND),
         upstream_connect: read("upstream_connect", SECOND / 100, 10 * MINUTE, 5 * SECOND),
-        upstream_response: read("upstream_response", SECOND / 10, 24 * HOUR, 60 * SECOND),
+        upstream_response: response.unwrap_or(60 * SECOND),
         upstream_idle: read("upstream_idle", Duration::ZERO, HOUR, SECOND * 3 / 2),
         drain: read("drain", Duration::ZERO, 24 * HOUR, 30 * SECOND),
     };

@@ -50,7 +50,7 @@ pub fn summary(config: &Config) -> String {
         }
     }
     for item in &config.routes {
-        line("route", &route(item));
+        line("route", &route(item, config));
     }
     text
 }
@@ -155,17 +155,26 @@ fn sessions(policy: &RoutePolicy) -> String {
     )
 }
 
-fn route(route: &Route) -> String {
-    let to = format!("{} -> {}", route.name, route.upstream.name);
-    let Some(policy) = &route.session else {
-        return format!("{to}, no sessions");
-    };
+fn route(route: &Route, config: &Config) -> String {
     let mut notes = String::new();
     let mut note = |is_so: bool, what: &str| {
         if is_so {
             notes.push_str(", ");
             notes.push_str(what);
         }
+    };
+    let size = usize::try_from(route.max_body_bytes).unwrap_or(usize::MAX);
+    note(
+        route.max_body_bytes != config.limits.max_body_bytes,
+        &format!("bodies up to {}", show_size(size)),
+    );
+    note(
+        route.upstream_response != config.timeouts.upstream_response,
+        &format!("answers within {}", show_duration(route.upstream_response)),
+    );
+    let to = format!("{} -> {}", route.name, route.upstream.name);
+    let Some(policy) = &route.session else {
+        return format!("{to}{notes}, no sessions");
     };
     note(
         policy.session.create == Create::Always,

@@ -79,6 +79,9 @@ pub(super) fn show_duration(duration: Duration) -> String {
 
 /// Writes a size in the largest unit that leaves no rest.
 pub(super) fn show_size(bytes: usize) -> String {
+    if bytes == 0 {
+        return "0B".to_owned();
+    }
     show(u64::try_from(bytes).unwrap_or(u64::MAX), &SIZES)
 }
 

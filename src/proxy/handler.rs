@@ -21,7 +21,7 @@ use super::rescue::ProxyError;
 use super::route;
 use super::sessions::Sessions;
 use super::tasks::Tasks;
-use super::upstream::{Group, Lease, Upstreams};
+use super::upstream::{Group, Lease, Patience, Upstreams};
 use super::websocket::Challenge;
 use super::{Body, Handler, Peer, Worker, tunnel};
 use crate::archive::Archive;
@@ -38,7 +38,6 @@ pub struct Proxy {
     config: Arc<Config>,
     routes: Vec<RouteState>,
     forwarder: Forwarder,
-    body_limits: BodyLimits,
     sessions: Arc<Sessions>,
     tasks: Tasks,
     ids: RequestIds,
@@ -54,6 +53,8 @@ struct RouteState {
     rule: RouteMatch,
     policy: Option<Arc<RoutePolicy>>,
     upstream: Arc<Group>,
+    body_limits: BodyLimits,
+    response_timeout: Duration,
 }
 
 /// What the answer needs to know of the request, which has gone upstream by then.
@@ -139,20 +140,20 @@ impl Proxy {
                 rule: route.rule.clone(),
                 policy: route.session.clone().map(Arc::new),
                 upstream,
+                body_limits: BodyLimits {
+                    max_bytes: route.max_body_bytes,
+                    pause: config.timeouts.client_body,
+                    min_rate: config.limits.min_body_rate,
+                },
+                response_timeout: route.upstream_response,
             })
             .collect();
         let names = config.names.clone();
         let forwarder = Forwarder::new(&config.forwarding, move |name| names.is_reserved(name));
-        let body_limits = BodyLimits {
-            max_bytes: config.limits.max_body_bytes,
-            pause: config.timeouts.client_body,
-            min_rate: config.limits.min_body_rate,
-        };
         Self {
             config,
             routes,
             forwarder,
-            body_limits,
             sessions,
             tasks,
             ids,
@@ -212,9 +213,6 @@ impl Proxy {
         line: &mut Line,
     ) -> Result<Reply, ProxyError> {
         let framing = Framing::of(&body);
-        if matches!(framing, Framing::Length(length) if length > self.body_limits.max_bytes) {
-            return Err(ProxyError::Body(BodyFault::TooLarge));
-        }
         let downstream = head.extensions.remove::<OnUpgrade>();
         let inbound = self
             .forwarder
@@ -228,6 +226,9 @@ impl Proxy {
         // 2. Route.
         let route = self.route(&inbound, &head)?;
         line.record.route = Some(Arc::clone(&route.name));
+        if matches!(framing, Framing::Length(length) if length > route.body_limits.max_bytes) {
+            return Err(ProxyError::Body(BodyFault::TooLarge));
+        }
         let challenge = if inbound.extended {
             let challenge = Challenge::put(&mut head);
             Some(challenge.map_err(|error| ProxyError::Internal(error.into()))?)
@@ -256,13 +257,17 @@ impl Proxy {
         };
 
         // 7. Forward.
-        let body = RequestBody::new(body, inbound.trailers).within(self.body_limits);
+        let body = RequestBody::new(body, inbound.trailers).within(route.body_limits);
         let progress = body.progress();
         line.count_request(progress.clone());
         let request = Request::from_parts(head, body);
         let id = session.as_ref().and_then(session::Session::public_id);
         let affinity = route.upstream.affinity(id, inbound.client.address);
-        let sent = route.upstream.send(request, affinity, line.last_lap());
+        let patience = Patience {
+            since: line.last_lap(),
+            limit: route.response_timeout,
+        };
+        let sent = route.upstream.send(request, affinity, patience);
         let answered = sent.await;
         line.record.upstream = line.lap();
         let (response, lease) = match answered {

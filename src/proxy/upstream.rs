@@ -29,12 +29,34 @@ mod server;
 mod tls;
 
 use std::io;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 pub use group::{Group, Upstreams, UpstreamsError};
 pub use pool::Lease;
 pub use tls::TlsError;
 
 use crate::proxy::body::Progress;
+
+/// How long the head of a response is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Since when. It begins anew with every part of the request's body that passes.
+    pub since: Instant,
+    /// How long.
+    pub limit: Duration,
+}
+
+impl Patience {
+    /// As much again, from now on.
+    fn anew(self) -> Self {
+        Self {
+            since: Instant::now(),
+            ..self
+        }
+    }
+}
 
 /// Why a request got no response.
 #[derive(Debug, thiserror::Error)]

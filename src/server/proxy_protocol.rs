@@ -21,7 +21,7 @@ const CRC32C: u8 = 0x03;
 
 /// What the bytes at the beginning of a connection are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Parsed {
+pub enum Parsed {
     /// A header might be beginning.
     Incomplete,
     /// A whole header.
@@ -35,7 +35,7 @@ pub(super) enum Parsed {
 
 /// Who the client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
+pub enum Source {
     /// Somebody at this address.
     Address(SocketAddr),
     /// The sender itself, such as by its health checks (`LOCAL`).
@@ -46,23 +46,29 @@ pub(super) enum Source {
 
 /// Why bytes are no header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Invalid {
+pub enum Invalid {
+    /// They are something else.
     #[error("it does not begin with a header of the PROXY protocol")]
     Missing,
+    /// It goes on for longer than a header may.
     #[error("the header of the PROXY protocol is too long")]
     TooLong,
+    /// It breaks the rules of its version.
     #[error("the header of the PROXY protocol is malformed")]
     Malformed,
+    /// It was changed on the way, or made badly.
     #[error("the checksum of the PROXY protocol's header is wrong")]
     Checksum,
 }
 
-/// Reads the header at the beginning of a connection.
+/// Reads the header at the beginning of a connection, of which `bytes` are all that has come.
+///
+/// What it answers other than [`Parsed::Incomplete`] stays the same whatever comes after.
 ///
 /// # Errors
 ///
-/// The connection must be closed: nothing says who the client is.
-pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, Invalid> {
+/// [`Invalid`] says what is wrong. The connection must be closed: nothing says who the client is.
+pub fn parse(bytes: &[u8]) -> Result<Parsed, Invalid> {
     if bytes.starts_with(V1) {
         version_1(bytes)
     } else if bytes.starts_with(V2) {

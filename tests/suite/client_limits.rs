@@ -1,5 +1,7 @@
 //! What clients may send and for how long, and what happens beyond it.
 
+mod crowd;
+
 use crate::harness::{Address, AppResponse, Gate, Pycket, Upstream, Wire, curl, raw, tool};
 use crate::http2::frames::{END_HEADERS, END_STREAM, Frames, GET};
 

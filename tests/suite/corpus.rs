@@ -10,7 +10,7 @@ mod targets;
 /// A fuzz target: its name, and what it does with some bytes.
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 7] = [
+const TARGETS: [Target; 8] = [
     ("cookie", targets::cookie),
     ("signed_value", targets::signed_value),
     ("pickle", targets::pickle),
@@ -18,6 +18,7 @@ const TARGETS: [Target; 7] = [
     ("signals", targets::signals),
     ("config", targets::config),
     ("route", targets::route),
+    ("proxy_header", targets::proxy_header),
 ];
 
 #[test]

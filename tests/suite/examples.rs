@@ -20,7 +20,7 @@ const TORNADO_CONFIG: &str = include_str!("../../examples/tornado/pycket.toml");
 /// An application on a port of its own; it is asked to end (SIGTERM) when this goes, so that its
 /// own children end too.
 #[derive(Debug)]
-struct Application {
+pub(crate) struct Application {
     process: Process,
     address: SocketAddr,
 }
@@ -45,7 +45,7 @@ impl Application {
         )
     }
 
-    fn gunicorn() -> Self {
+    pub(crate) fn gunicorn() -> Self {
         // By its path: a python environment may have put another one before it.
         let mut gunicorn = Command::new("/usr/bin/gunicorn");
         gunicorn.args([
@@ -58,7 +58,7 @@ impl Application {
         Self::start(&mut gunicorn, "gunicorn")
     }
 
-    fn node() -> Self {
+    pub(crate) fn node() -> Self {
         Self::start(
             Command::new("node")
                 .arg("examples/node/server.js")

@@ -9,12 +9,12 @@ use tempfile::TempDir;
 use crate::harness::{Address, AppResponse, Builder, Ended, Pycket, Upstream, Wire, curl, tool};
 
 /// An authority, and what it has signed.
-struct Authority {
+pub(crate) struct Authority {
     folder: TempDir,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let authority = Self { folder };
         authority.openssl("ca", &["-subj", "/CN=authority"]);
@@ -22,7 +22,7 @@ impl Authority {
     }
 
     /// Makes `name.pem` and `name.key`, for these hosts.
-    fn issue(&self, name: &str, hosts: &[&str]) {
+    pub(crate) fn issue(&self, name: &str, hosts: &[&str]) {
         let hosts: Vec<_> = hosts.iter().map(|host| format!("DNS:{host}")).collect();
         let hosts = format!("subjectAltName={}", hosts.join(","));
         let by = [self.path("ca.pem"), self.path("ca.key")];
@@ -59,7 +59,7 @@ impl Authority {
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     }
 
-    fn path(&self, file: &str) -> String {
+    pub(crate) fn path(&self, file: &str) -> String {
         let path: PathBuf = self.folder.path().join(file);
         path.to_str().expect("a readable path").to_owned()
     }

@@ -1093,6 +1093,96 @@ fn a_route_for_everything_takes_the_place_of_the_last() {
 }
 
 #[test]
+fn routes_have_bounds_of_their_own() {
+    let config = file(
+        "limits.max_body = '2MiB'\n[[route]]\npath = '/upload'\nmax_body = '1GiB'\n\
+         upstream_response = '80s'\n[[route]]\npath = '/static/'\nsession = false\n\
+         max_body = '0B'\nupstream_response = '1d'",
+    )
+    .unwrap();
+    let bounds: Vec<_> = config
+        .routes
+        .iter()
+        .map(|route| (route.max_body_bytes, route.upstream_response.as_secs()))
+        .collect();
+    assert_eq!(bounds, [(0, 86_400), (1 << 30, 80), (2 << 20, 60)]);
+    let text = summary(&config);
+    insta::assert_snapshot!(text.lines().skip(4).collect::<Vec<_>>().join("\n"), @r"
+    route     /static/ -> http://127.0.0.1:9000, bodies up to 0B, answers within 1d, no sessions
+    route     /upload -> http://127.0.0.1:9000, bodies up to 1GiB, answers within 80s
+    route     / -> http://127.0.0.1:9000
+    ");
+    let route = |keys: &str| mistakes(&format!("[[route]]\n{keys}"));
+    insta::assert_snapshot!(route("max_body = '2TiB'\nupstream_response = '1ms'"), @r#"
+    route.max_body: unknown unit `TiB`; write it like "4096B" or "64KiB"; units are B, KiB, MiB and GiB
+    route.upstream_response: 1ms is out of range; from 100ms to 1d
+    "#);
+}
+
+#[test]
+fn notifications_are_held_for_as_long_as_each_route_may_answer() {
+    let claims = "notifications.claim_timeout = '2m'\n";
+    let route = |keys: &str| file(&format!("{claims}[[route]]\n{keys}"));
+    assert!(route("upstream_response = '119s'").is_ok());
+    assert!(route("upstream_response = '120s'\nsession = false").is_ok());
+    let problems = route("path = '/slow'\nupstream_response = '120s'").unwrap_err();
+    insta::assert_snapshot!(problems, @r"
+    error: route.upstream_response: claims end after 2m, but an answer may take 2m: two pages could show the same
+      --> conf/pycket.toml:4:21
+      |
+    4 | upstream_response = '120s'
+      |                     ^^^^^^
+      = help: raise `notifications.claim_timeout` over `upstream_response`
+
+    1 mistake in the configuration
+    ");
+    // What no route with sessions has counts for nothing.
+    let unused = "[timeouts]\nupstream_response = '1h'\n[[route]]\n";
+    assert!(file(&format!("{unused}upstream_response = '1s'")).is_ok());
+    assert!(file(&format!("{unused}session = false")).is_ok());
+    assert!(file(&format!("{unused}path = '/a'\nupstream_response = '1s'")).is_err());
+}
+
+#[test]
+fn a_budget_is_a_size_or_that_of_a_server() {
+    let budget = |text: &str| {
+        let config = file(&format!(
+            "headers.budget = '{text}'\n[[route]]\nbudget = '5KiB'\npath = '/a'"
+        ));
+        let budgets = config.unwrap().routes.into_iter();
+        let budgets = budgets.map(|route| route.session.unwrap().contract.budget);
+        budgets.collect::<Vec<_>>()
+    };
+    assert_eq!(budget("300B"), [5120, 300]);
+    let servers = [
+        "uwsgi", "tomcat", "jetty", "gunicorn", "httpd", "node", "iis",
+    ];
+    let budgets = servers.map(|server| budget(server)[1]);
+    assert_eq!(budgets, [1024, 4096, 4096, 8000, 8000, 12_288, 12_288]);
+    let of_route = file("[[route]]\nbudget = 'tomcat'").unwrap();
+    assert_eq!(
+        of_route.routes[0].session.as_ref().unwrap().contract.budget,
+        4096
+    );
+    let variable = variables(&[("PYCKET_HEADERS_BUDGET", "node")]).unwrap();
+    assert_eq!(
+        variable.routes[0].session.as_ref().unwrap().contract.budget,
+        12_288
+    );
+    let wrong = ["tomcats", "nginx", "1B", "4KB", "4096", ""];
+    let wrong = wrong.map(|text| mistakes(&format!("headers.budget = '{text}'")));
+    insta::assert_snapshot!(wrong.join("\n"), @r#"
+    headers.budget: unknown value `tomcats`; did you mean "tomcat"?
+    headers.budget: unknown value `nginx`; a size like "4KiB", or "uwsgi", "tomcat", "jetty", "gunicorn", "httpd", "node" or "iis"
+    headers.budget: 1B is out of range; from 256B to 64KiB
+    headers.budget: unknown unit `KB`; write it like "4096B" or "64KiB"; units are B, KiB, MiB and GiB
+    headers.budget: the unit is missing; write "4096B" or "4096KiB"; units are B, KiB, MiB and GiB
+    headers.budget: expected a whole number with a unit; write it like "4096B" or "64KiB"; units are B, KiB, MiB and GiB
+    "#);
+    insta::assert_snapshot!(mistakes("headers.budget = 4096"), @r#"headers.budget: the unit is missing; write "4096B" or "4096KiB"; units are B, KiB, MiB and GiB"#);
+}
+
+#[test]
 fn a_domain_counts_after_its_hosts_and_methods_before_none() {
     let config = file(
         "[[route]]\nhost = '*.example.com'\n[[route]]\nhost = '*.shop.example.com'\n\

@@ -13,7 +13,6 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::UpstreamError;
 use super::balance::{self, RoundRobin};
 use super::budget::Budget;
 use super::health::{self, WHOLE};
@@ -21,6 +20,7 @@ use super::pool::{Lease, Pool, PoolSettings};
 use super::probe;
 use super::server::ServerState;
 use super::tls::TlsError;
+use super::{Patience, UpstreamError};
 use crate::config::{Balance, Config, Ejection, Upstream};
 use crate::proxy::body::RequestBody;
 use crate::session::PublicId;
@@ -118,7 +118,8 @@ impl Upstreams {
         let settings = PoolSettings {
             max_connections: config.limits.max_upstream_connections,
             connect_timeout: config.timeouts.upstream_connect,
-            response_timeout: config.timeouts.upstream_response,
+            // The connections are shared by routes that wait for responses for different times.
+            upload_timeout: config.timeouts.upstream_response,
             idle_timeout: config.timeouts.upstream_idle,
             ping: Duration::ZERO,
         };
@@ -177,8 +178,8 @@ impl Group {
     /// Sends a request to one of the servers, and waits for the head of its response.
     ///
     /// `affinity` is what [`Group::affinity`] said. The target must be in origin-form. A `Host` is
-    /// added if there is none. The response timeout starts at `now`, and anew with every part of
-    /// the body that passes. Whoever reads the response's body must do it by [`Lease::poll`].
+    /// added if there is none. Each server that gets the request has the whole `patience`. Whoever
+    /// reads the response's body must do it by [`Lease::poll`].
     ///
     /// Where a server certainly has not got a byte of the request, the next one gets it, within the
     /// retry budget.
@@ -195,18 +196,18 @@ impl Group {
         &self,
         mut request: Request<RequestBody>,
         affinity: Option<u64>,
-        mut now: Instant,
+        mut patience: Patience,
     ) -> Result<(Response<Incoming>, Lease), UpstreamError> {
         let mut tried: Vec<usize> = Vec::new();
         let mut failure = UpstreamError::Unavailable;
         if !self.alone {
             lock(&self.budget).asked();
         }
-        while let Some(index) = self.choose(affinity, &tried, now)
+        while let Some(index) = self.choose(affinity, &tried, patience.since)
             && let Some(Member { state, pool }) = self.members.get(index)
         {
             let running = (!self.alone).then(|| state.run());
-            let failed = match pool.send(request, now).await {
+            let failed = match pool.send(request, patience).await {
                 Ok((response, mut lease)) => {
                     if let Some(running) = running {
                         state.answered();
@@ -223,8 +224,10 @@ impl Group {
             state.failed(&failure);
             tried.push(index);
             let Some(unsent) = failed.unsent else { break };
-            now = Instant::now();
-            if tried.len() >= MAX_TRIES.min(self.members.len()) || !lock(&self.budget).take(now) {
+            patience = patience.anew();
+            if tried.len() >= MAX_TRIES.min(self.members.len())
+                || !lock(&self.budget).take(patience.since)
+            {
                 break;
             }
             debug!(server = %state.server.url, "the next server gets a request that was not sent: {}", chain(&failure));

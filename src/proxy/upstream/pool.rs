@@ -29,11 +29,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::UpstreamError;
 use super::dial::{Dialed, Stream};
 use super::link::Link;
 use super::mux::{self, Mux};
 use super::server::{Running, ServerState};
+use super::{Patience, UpstreamError};
 use crate::config::{Http2, Scheme};
 use crate::proxy::body::{Progress, RequestBody};
 use crate::proxy::forward;
@@ -58,8 +58,8 @@ pub(super) struct PoolSettings {
     pub(super) max_connections: usize,
     /// How long opening a connection may take, and how long a request waits for its turn.
     pub(super) connect_timeout: Duration,
-    /// From the whole request sent to the response head.
-    pub(super) response_timeout: Duration,
+    /// How long an upload may go on after its response has ended.
+    pub(super) upload_timeout: Duration,
     /// How long an unused connection is kept. It should be shorter than the application's own
     /// keep-alive, or requests will meet connections that are just being closed.
     pub(super) idle_timeout: Duration,
@@ -176,8 +176,7 @@ impl Pool {
 
     /// Sends a request and waits for the head of its response.
     ///
-    /// The target must be in origin-form. A `Host` is added if there is none. The response timeout
-    /// starts at `now`, and anew with every part of the body that passes. Whoever reads the
+    /// The target must be in origin-form. A `Host` is added if there is none. Whoever reads the
     /// response's body must do it by [`Lease::poll`].
     ///
     /// # Errors
@@ -191,7 +190,7 @@ impl Pool {
     pub(super) async fn send(
         self: &Arc<Self>,
         mut request: Request<RequestBody>,
-        now: Instant,
+        patience: Patience,
     ) -> Result<(Response<Incoming>, Lease), Failed> {
         forward::ensure_host(request.headers_mut(), &self.authority);
         let slot = self.slot().await?;
@@ -204,7 +203,7 @@ impl Pool {
             };
             match way {
                 Ok(Way::Stream(stream)) => {
-                    return Box::pin(self.send_by_stream(request, stream, slot, now)).await;
+                    return Box::pin(self.send_by_stream(request, stream, slot, patience)).await;
                 }
                 Ok(Way::Link(link)) => fresh = Some(link),
                 Err(error) => return Err(Failed::unsent(error, request)),
@@ -214,7 +213,7 @@ impl Pool {
         let progress = progress.as_deref();
         let idle = match fresh {
             Some(_) => None,
-            None => self.take_idle(now),
+            None => self.take_idle(patience.since),
         };
         let reused = idle.is_some();
         let mut link = match idle.or(fresh) {
@@ -224,7 +223,7 @@ impl Pool {
                 Err(error) => return Err(Failed::unsent(error, request)),
             },
         };
-        let mut answered = self.in_time(link.send(request), progress, now).await?;
+        let mut answered = in_time(link.send(request), progress, patience).await?;
         // The other side may have closed the connection since it was last used. If hyper gives the
         // request back unsent, it goes by a fresh one.
         if let Err(failure) = &mut answered
@@ -235,9 +234,7 @@ impl Pool {
                 Ok(link) => link,
                 Err(error) => return Err(Failed::unsent(error, unsent)),
             };
-            answered = self
-                .in_time(link.send(unsent), progress, Instant::now())
-                .await?;
+            answered = in_time(link.send(unsent), progress, patience.anew()).await?;
         }
         let response = answered.map_err(|mut failure| Failed {
             unsent: failure.take_message().map(Box::new),
@@ -364,28 +361,26 @@ impl Pool {
             .map_err(UpstreamError::Broken)?;
         Ok(Link::new(sender, connection, address))
     }
+}
 
-    /// Waits for a response head as long as something moves.
-    async fn in_time<T>(
-        &self,
-        exchange: impl Future<Output = T>,
-        progress: Option<&Progress>,
-        now: Instant,
-    ) -> Result<T, UpstreamError> {
-        let limit = self.settings.response_timeout;
-        let mut exchange = pin!(exchange);
-        let mut deadline = now + limit;
-        loop {
-            if let Ok(outcome) = timeout_at(deadline, exchange.as_mut()).await {
-                return Ok(outcome);
+/// Waits for a response head as long as something moves.
+async fn in_time<T>(
+    exchange: impl Future<Output = T>,
+    progress: Option<&Progress>,
+    Patience { since, limit }: Patience,
+) -> Result<T, UpstreamError> {
+    let mut exchange = pin!(exchange);
+    let mut deadline = since + limit;
+    loop {
+        if let Ok(outcome) = timeout_at(deadline, exchange.as_mut()).await {
+            return Ok(outcome);
+        }
+        match progress {
+            Some(body) if body.last_moved() + limit > deadline => {
+                deadline = body.last_moved() + limit;
             }
-            match progress {
-                Some(body) if body.last_moved() + limit > deadline => {
-                    deadline = body.last_moved() + limit;
-                }
-                Some(body) if body.is_starved() => return Err(UpstreamError::RequestStalled),
-                Some(_) | None => return Err(UpstreamError::ResponseTimeout),
-            }
+            Some(body) if body.is_starved() => return Err(UpstreamError::RequestStalled),
+            Some(_) | None => return Err(UpstreamError::ResponseTimeout),
         }
     }
 }
@@ -443,7 +438,7 @@ impl Lease {
         // The application answered before it had read the whole request. The slot stays taken, so
         // that the bound on connections holds; a client that stalls may not hold it for ever.
         tokio::spawn(async move {
-            let limit = pool.settings.response_timeout;
+            let limit = pool.settings.upload_timeout;
             if let Ok(true) = timeout(limit, link.ready()).await {
                 pool.put_idle(link, Instant::now());
             }

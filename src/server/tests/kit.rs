@@ -16,7 +16,7 @@ use crate::proxy::body::{RequestBody, UpstreamBody};
 use crate::proxy::forward::{Forwarder, Framing};
 use crate::proxy::rescue::ProxyError;
 use crate::proxy::tasks::Tasks;
-use crate::proxy::upstream::{Group, Upstreams};
+use crate::proxy::upstream::{Group, Patience, Upstreams};
 use crate::proxy::{Body, Peer, tunnel};
 use crate::telemetry::RequestIds;
 
@@ -25,6 +25,7 @@ use crate::telemetry::RequestIds;
 pub(super) struct Forward {
     forwarder: Forwarder,
     upstream: Arc<Group>,
+    response_timeout: Duration,
     ids: RequestIds,
     tasks: Tasks,
 }
@@ -35,6 +36,7 @@ impl Forward {
         Self {
             forwarder: Forwarder::new(&config.forwarding, reserved),
             upstream: Upstreams::new(config).unwrap().for_worker(config).remove(0),
+            response_timeout: config.timeouts.upstream_response,
             ids: RequestIds::new().unwrap(),
             tasks: worker.tasks,
         }
@@ -54,7 +56,11 @@ impl Forward {
         let method = head.method.clone();
         let body = RequestBody::new(body, inbound.trailers);
         let request = Request::from_parts(head, body);
-        let sent = self.upstream.send(request, None, Instant::now()).await;
+        let patience = Patience {
+            since: Instant::now(),
+            limit: self.response_timeout,
+        };
+        let sent = self.upstream.send(request, None, patience).await;
         let (mut response, lease) = sent.map_err(ProxyError::Upstream)?;
         let upstream = hyper::upgrade::on(&mut response);
         let (mut head, body) = response.into_parts();

@@ -103,6 +103,11 @@ impl Process {
         );
     }
 
+    /// Ends its stdin, where that is a pipe.
+    pub(crate) fn end_input(&mut self) {
+        drop(self.child.stdin.take().expect("its stdin is a pipe"));
+    }
+
     /// Waits until the program and whoever shares its output have ended.
     pub(crate) fn wait(&mut self) -> Ended {
         let ended = self.output.wait(|output| (output.ended == 2).then_some(()));

@@ -11,15 +11,15 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
-use super::{Carrier, Failed, Lease, MAX_RESPONSE_HEAD, Pool, Speaks};
+use super::{Carrier, Failed, Lease, MAX_RESPONSE_HEAD, Pool, Speaks, in_time};
 use crate::config::Scheme;
 use crate::proxy::body::RequestBody;
 use crate::proxy::upstream::dial::{Dialed, Stream};
 use crate::proxy::upstream::http2::Unprocessed;
 use crate::proxy::upstream::link::Link;
-use crate::proxy::upstream::{UpstreamError, http2, mux};
+use crate::proxy::upstream::{Patience, UpstreamError, http2, mux};
 
 /// What a request can go by.
 pub(super) enum Way {
@@ -118,7 +118,7 @@ impl Pool {
         request: Request<RequestBody>,
         mut stream: mux::Stream,
         slot: OwnedSemaphorePermit,
-        mut now: Instant,
+        mut patience: Patience,
     ) -> Result<(Response<Incoming>, Lease), Failed> {
         let progress = request.body().progress();
         let progress = progress.as_deref();
@@ -136,7 +136,7 @@ impl Pool {
                 http2::ask_for_websocket(&mut rewritten);
             }
             let request = Request::from_parts(rewritten, body);
-            let answered = self.in_time(stream.send(request), progress, now).await?;
+            let answered = in_time(stream.send(request), progress, patience).await?;
             let mut failure = match answered {
                 Ok(mut response) => {
                     if websocket && response.status() == StatusCode::OK {
@@ -169,7 +169,7 @@ impl Pool {
                 return Err(Failed::unsent(error, Request::from_parts(head, unsent)));
             }
             body = unsent;
-            now = Instant::now();
+            patience = patience.anew();
             stream = match self.way().await {
                 Ok(Way::Stream(stream)) => stream,
                 // It has unlearnt HTTP/2 meanwhile.

@@ -17,7 +17,7 @@ fn settings() -> PoolSettings {
     PoolSettings {
         max_connections: 4,
         connect_timeout: Duration::from_secs(5),
-        response_timeout: Duration::from_secs(5),
+        upload_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_mins(1),
         ping: Duration::ZERO,
     }
@@ -34,6 +34,14 @@ fn pool_at(address: SocketAddr, settings: PoolSettings) -> Arc<Pool> {
     Pool::new(state, Http2::Auto, settings)
 }
 
+/// So long from now on.
+fn within(limit: Duration) -> Patience {
+    Patience {
+        since: Instant::now(),
+        limit,
+    }
+}
+
 fn get() -> Request<RequestBody> {
     Request::builder()
         .uri("/")
@@ -44,7 +52,12 @@ fn get() -> Request<RequestBody> {
 
 /// Sends, reads the whole body, gives the connection back.
 async fn exchange(pool: &Arc<Pool>) -> Result<String, UpstreamError> {
-    let sent = pool.send(get(), Instant::now()).await;
+    exchange_within(pool, Duration::from_secs(5)).await
+}
+
+/// As [`exchange`], with a response timeout of its own.
+async fn exchange_within(pool: &Arc<Pool>, limit: Duration) -> Result<String, UpstreamError> {
+    let sent = pool.send(get(), within(limit)).await;
     let (response, lease) = sent.map_err(|failed| failed.error)?;
     let (ended, end) = oneshot::channel();
     let on_end = Box::new(|delivered| ended.send(delivered).unwrap());
@@ -95,7 +108,11 @@ async fn connections_are_used_again() {
 async fn a_connection_whose_response_was_not_read_is_not_used_again() {
     let (address, connections) = answering(ANSWER).await;
     let pool = pool_at(address, settings());
-    drop(pool.send(get(), Instant::now()).await.unwrap());
+    drop(
+        pool.send(get(), within(Duration::from_secs(5)))
+            .await
+            .unwrap(),
+    );
     assert_eq!(exchange(&pool).await.unwrap(), "ok");
     assert_eq!(connections.load(Ordering::Relaxed), 2);
 }
@@ -202,10 +219,9 @@ async fn a_request_that_was_sent_is_not_sent_again() {
 #[tokio::test]
 async fn a_silent_upstream_is_given_up() {
     let (address, mut incoming) = controlled().await;
-    let mut settings = settings();
-    settings.response_timeout = Duration::from_millis(20);
-    let pool = pool_at(address, settings);
-    let error = exchange(&pool).await.unwrap_err();
+    let pool = pool_at(address, settings());
+    let limit = Duration::from_millis(20);
+    let error = exchange_within(&pool, limit).await.unwrap_err();
     assert!(matches!(error, UpstreamError::ResponseTimeout), "{error:?}");
     let mut stream = incoming.recv().await.unwrap();
     read_head(&mut stream).await;
@@ -214,9 +230,8 @@ async fn a_silent_upstream_is_given_up() {
 
 #[tokio::test(start_paused = true)]
 async fn the_wait_for_a_response_starts_anew_while_the_request_moves() {
-    let pool = pool_at(SocketAddr::from(([127, 0, 0, 1], 1)), settings());
     let progress = Progress::new();
-    let begun = Instant::now();
+    let patience = within(Duration::from_secs(5));
     let upload = async {
         for _ in 0..4 {
             sleep(Duration::from_secs(3)).await;
@@ -224,11 +239,11 @@ async fn the_wait_for_a_response_starts_anew_while_the_request_moves() {
         }
     };
     let silence = std::future::pending::<()>();
-    let (outcome, ()) = tokio::join!(pool.in_time(silence, Some(&progress), begun), upload);
+    let (outcome, ()) = tokio::join!(in_time(silence, Some(&progress), patience), upload);
     let error = outcome.unwrap_err();
     assert!(matches!(error, UpstreamError::ResponseTimeout), "{error:?}");
     // Twelve seconds of upload, and then the response timeout of five.
-    assert_eq!(begun.elapsed().as_secs(), 17);
+    assert_eq!(patience.since.elapsed().as_secs(), 17);
     assert_eq!(progress.bytes(), 4);
 }
 
@@ -238,7 +253,7 @@ async fn an_upstream_that_refuses_is_told_apart() {
     let address = listener.local_addr().unwrap();
     drop(listener);
     let sent = pool_at(address, settings())
-        .send(get(), Instant::now())
+        .send(get(), within(Duration::from_secs(5)))
         .await;
     let failed = sent.unwrap_err();
     assert!(
@@ -312,7 +327,7 @@ async fn a_request_without_host_gets_the_upstreams() {
     let pool = pool_at(address, settings());
     tokio::spawn(async move {
         let request = Request::new(RequestBody::empty());
-        drop(pool.send(request, Instant::now()).await);
+        drop(pool.send(request, within(Duration::from_secs(5))).await);
     });
     let mut stream = incoming.recv().await.unwrap();
     let head = read_head(&mut stream).await.unwrap();
