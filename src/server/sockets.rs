@@ -4,12 +4,14 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use listenfd::ListenFd;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::watch;
 
 use super::certificates::Certificates;
+use super::current::Current;
 use super::unix::SocketFile;
 use crate::config::{ListenAddress, Listener};
 use crate::tls::TlsError;
@@ -33,15 +35,59 @@ pub struct BindError {
 #[derive(Debug)]
 pub struct Sockets {
     pub(super) sets: Vec<Vec<Bound>>,
-    /// The files of unix sockets, which go when nobody listens any more.
-    pub(super) files: Vec<SocketFile>,
+    /// What they belong to, in the order of the configuration.
+    pub(super) entrances: Vec<Arc<Entrance>>,
 }
 
 /// One socket of one worker.
 #[derive(Debug)]
 pub(super) struct Bound {
     pub(super) socket: AnyListener,
-    pub(super) door: Arc<Door>,
+    pub(super) entrance: Arc<Entrance>,
+}
+
+/// One listener of the configuration, for all workers. It stays the same when a new configuration
+/// names the same address, whatever else that says of it.
+#[derive(Debug)]
+pub(super) struct Entrance {
+    /// How the next connection is taken.
+    pub(super) door: Current<Door>,
+    /// Whether a new configuration does not name it any more.
+    pub(super) removed: watch::Sender<bool>,
+    /// The file of a unix socket, which goes when nobody listens any more.
+    pub(super) file: Mutex<Option<SocketFile>>,
+}
+
+impl Entrance {
+    fn new(door: Door) -> Self {
+        Self {
+            door: Current::new(door),
+            removed: watch::Sender::new(false),
+            file: Mutex::default(),
+        }
+    }
+
+    /// Closes it: who has connected is still let in.
+    pub(super) fn remove(&self) {
+        self.remove_file();
+        self.removed.send_replace(true);
+    }
+
+    pub(super) fn remove_file(&self) {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        *file = None;
+    }
+}
+
+/// What a new configuration makes of the sockets, ready to be applied.
+#[derive(Debug)]
+pub(super) struct Changed {
+    /// New ones, a set for each worker, and all entrances as they will be.
+    pub(super) sockets: Sockets,
+    /// How connections will be taken where nothing else changes.
+    pub(super) doors: Vec<(Arc<Entrance>, Door)>,
+    /// Those that go.
+    pub(super) removed: Vec<Arc<Entrance>>,
 }
 
 /// How connections to one address are taken.
@@ -89,23 +135,57 @@ impl Sockets {
     ///
     /// The first address that can't be bound.
     pub fn bind(listeners: &[Listener], workers: NonZeroUsize) -> Result<Self, BindError> {
-        let mut sets: Vec<Vec<Bound>> = Vec::new();
-        sets.resize_with(workers.get(), Vec::new);
-        let mut sockets = Self {
-            sets,
-            files: Vec::new(),
-        };
+        let mut sockets = Self::none(workers.get());
         let mut handed_over = HandedOver::Unasked;
         for listener in listeners {
-            let failed = |source| BindError {
-                address: listener.address.clone(),
-                source,
-            };
-            let door = Door::open(listener.clone()).map_err(io::Error::other);
-            let door = Arc::new(door.map_err(failed)?);
-            sockets.add(&door, &mut handed_over).map_err(failed)?;
+            let entrance = Arc::new(Entrance::new(open(listener)?));
+            sockets.add(entrance, listener, &mut handed_over)?;
         }
         Ok(sockets)
+    }
+
+    /// Binds what a new configuration names and `current` has not, and says what becomes of the
+    /// rest. Nothing of `current` is touched.
+    ///
+    /// # Errors
+    ///
+    /// The first address that can't be bound, or whose certificates can't be used.
+    pub(super) fn change(
+        current: &[Arc<Entrance>],
+        listeners: &[Listener],
+        workers: usize,
+    ) -> Result<Changed, BindError> {
+        let mut removed = current.to_vec();
+        let mut changed = Changed {
+            sockets: Self::none(workers),
+            doors: Vec::new(),
+            removed: Vec::new(),
+        };
+        // systemd hands sockets over once, and what was not taken then is closed.
+        let mut handed_over = HandedOver::All(Vec::new());
+        for listener in listeners {
+            let door = open(listener)?;
+            let is_here = |it: &Arc<Entrance>| it.door.get().listener.address == listener.address;
+            if let Some(place) = removed.iter().position(is_here) {
+                let kept = removed.remove(place);
+                changed.sockets.entrances.push(Arc::clone(&kept));
+                changed.doors.push((kept, door));
+            } else {
+                let entrance = Arc::new(Entrance::new(door));
+                changed.sockets.add(entrance, listener, &mut handed_over)?;
+            }
+        }
+        changed.removed = removed;
+        Ok(changed)
+    }
+
+    fn none(workers: usize) -> Self {
+        let mut sets: Vec<Vec<Bound>> = Vec::new();
+        sets.resize_with(workers, Vec::new);
+        Self {
+            sets,
+            entrances: Vec::new(),
+        }
     }
 
     /// The TCP addresses as they are, in the order as given: with port 0, the port that was chosen.
@@ -125,14 +205,28 @@ impl Sockets {
         first.map(Bound::name).collect()
     }
 
-    /// How connections are taken, for each socket of a worker.
-    pub(super) fn doors(&self) -> Vec<Arc<Door>> {
-        let first = self.sets.first().into_iter().flatten();
-        first.map(|bound| Arc::clone(&bound.door)).collect()
+    fn add(
+        &mut self,
+        entrance: Arc<Entrance>,
+        listener: &Listener,
+        handed_over: &mut HandedOver,
+    ) -> Result<(), BindError> {
+        let listening = self.listen(&entrance, listener, handed_over);
+        listening.map_err(|source| BindError {
+            address: listener.address.clone(),
+            source,
+        })?;
+        self.entrances.push(entrance);
+        Ok(())
     }
 
-    fn add(&mut self, door: &Arc<Door>, handed_over: &mut HandedOver) -> io::Result<()> {
-        match &door.listener.address {
+    fn listen(
+        &mut self,
+        entrance: &Arc<Entrance>,
+        listener: &Listener,
+        handed_over: &mut HandedOver,
+    ) -> io::Result<()> {
+        match &listener.address {
             ListenAddress::Tcp(address) => {
                 let mut bound = *address;
                 for set in &mut self.sets {
@@ -141,18 +235,20 @@ impl Sockets {
                     bound = socket.local_addr()?;
                     set.push(Bound {
                         socket: AnyListener::Tcp(socket),
-                        door: Arc::clone(door),
+                        entrance: Arc::clone(entrance),
                     });
                 }
             }
             ListenAddress::Unix(path) => {
-                let (socket, file) = SocketFile::listen(path, door.listener.mode, BACKLOG)?;
-                self.files.push(file);
-                self.share(&AnyListener::Unix(socket), door)?;
+                let (socket, file) = SocketFile::listen(path, listener.mode, BACKLOG)?;
+                let mut place = entrance.file.lock().unwrap_or_else(PoisonError::into_inner);
+                *place = Some(file);
+                drop(place);
+                self.share(&AnyListener::Unix(socket), entrance)?;
             }
             ListenAddress::Systemd(name) => {
                 for socket in handed_over.take(name.as_deref())? {
-                    self.share(&socket, door)?;
+                    self.share(&socket, entrance)?;
                 }
             }
         }
@@ -160,20 +256,27 @@ impl Sockets {
     }
 
     /// Gives all workers the same socket.
-    fn share(&mut self, socket: &AnyListener, door: &Arc<Door>) -> io::Result<()> {
+    fn share(&mut self, socket: &AnyListener, entrance: &Arc<Entrance>) -> io::Result<()> {
         for set in &mut self.sets {
             set.push(Bound {
                 socket: socket.try_clone()?,
-                door: Arc::clone(door),
+                entrance: Arc::clone(entrance),
             });
         }
         Ok(())
     }
 }
 
+fn open(listener: &Listener) -> Result<Door, BindError> {
+    Door::open(listener.clone()).map_err(|error| BindError {
+        address: listener.address.clone(),
+        source: io::Error::other(error),
+    })
+}
+
 impl Bound {
     fn name(&self) -> String {
-        match (&self.socket, &self.door.listener.address) {
+        match (&self.socket, &self.entrance.door.get().listener.address) {
             (AnyListener::Tcp(socket), address) => match socket.local_addr() {
                 Ok(address) => address.to_string(),
                 Err(_) => address.to_string(),

@@ -28,7 +28,7 @@ pub(crate) struct Pycket {
     builder: Builder,
     process: Process,
     address: SocketAddr,
-    _file: ConfigFile,
+    file: ConfigFile,
 }
 
 impl Pycket {
@@ -85,6 +85,26 @@ impl Pycket {
     /// Sends a signal, named as `kill` names it: `"TERM"`.
     pub(crate) fn signal(&self, signal: &str) {
         self.process.signal(signal);
+    }
+
+    /// Writes its configuration file anew, with this added or replaced.
+    pub(crate) fn reconfigure(&mut self, toml: &str) {
+        self.builder = self.builder.clone().config(toml);
+        self.file.write(self.builder.text());
+    }
+
+    /// Writes its configuration file anew, and waits until it holds.
+    pub(crate) fn reload(&mut self, toml: &str) {
+        self.reconfigure(toml);
+        let said = self.process.count("the configuration was reloaded");
+        self.signal("HUP");
+        self.process
+            .says_more_often("the configuration was reloaded", said);
+    }
+
+    /// Writes exactly this as its configuration file.
+    pub(crate) fn overwrite(&self, text: &str) {
+        self.file.write(text);
     }
 
     /// The process's number.
@@ -161,7 +181,7 @@ impl Builder {
             builder: self,
             process,
             address,
-            _file: file,
+            file,
         }
     }
 
@@ -215,8 +235,13 @@ impl ConfigFile {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("pycket-{}-{number}.toml", std::process::id());
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        std::fs::write(&path, text).expect("the directory can be written");
-        Self(path)
+        let file = Self(path);
+        file.write(text);
+        file
+    }
+
+    fn write(&self, text: &str) {
+        std::fs::write(&self.0, text).expect("the directory can be written");
     }
 
     fn path(&self) -> &Path {
