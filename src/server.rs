@@ -14,6 +14,9 @@
 //! not meet a socket whose connections are about to be reset. Last, or when asked again, the rest is
 //! cut off. The [`Report`] says how many were in which group.
 //!
+//! A successor of the process gets the sockets first (`handover`), and then the process stops; what
+//! differs is that connections end only when that loses no request.
+//!
 //! What a request means is not known here: that is the [`Handler`]'s.
 
 mod certificates;
@@ -22,6 +25,7 @@ mod crowd;
 mod current;
 mod frames;
 mod gauge;
+mod handover;
 mod opening;
 mod proxy_protocol;
 mod sockets;
@@ -33,6 +37,7 @@ mod worker;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
@@ -105,6 +110,8 @@ pub enum Order<M> {
     Stop,
     /// To go on with another configuration.
     Reload(Next<M>),
+    /// To start this as the successor, hand the sockets over, and stop when that serves.
+    Upgrade(Command),
 }
 
 /// What to go on with.
@@ -187,6 +194,7 @@ where
         changes,
         entrances: sockets.entrances,
         room,
+        predecessor: sockets.predecessor,
     };
     let announce = || {
         for name in names {

@@ -3,8 +3,9 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use listenfd::ListenFd;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 
 use super::certificates::Certificates;
 use super::current::Current;
+use super::handover::Predecessor;
 use super::unix::SocketFile;
 use crate::config::{ListenAddress, Listener};
 use crate::tls::TlsError;
@@ -37,6 +39,8 @@ pub struct Sockets {
     pub(super) sets: Vec<Vec<Bound>>,
     /// What they belong to, in the order of the configuration.
     pub(super) entrances: Vec<Arc<Entrance>>,
+    /// The process that they were taken over from, which waits until this one serves.
+    pub(super) predecessor: Option<Predecessor>,
 }
 
 /// One socket of one worker.
@@ -56,6 +60,8 @@ pub(super) struct Entrance {
     pub(super) removed: watch::Sender<bool>,
     /// The file of a unix socket, which goes when nobody listens any more.
     pub(super) file: Mutex<Option<SocketFile>>,
+    /// The sockets of all workers, to be handed over to a successor.
+    sockets: Mutex<Vec<AnyListener>>,
 }
 
 impl Entrance {
@@ -64,18 +70,46 @@ impl Entrance {
             door: Current::new(door),
             removed: watch::Sender::new(false),
             file: Mutex::default(),
+            sockets: Mutex::default(),
         }
     }
 
     /// Closes it: who has connected is still let in.
     pub(super) fn remove(&self) {
         self.remove_file();
+        self.forget_sockets();
         self.removed.send_replace(true);
     }
 
     pub(super) fn remove_file(&self) {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        *file = None;
+        drop(lock(&self.file).take());
+    }
+
+    /// Lets the file of a unix socket be.
+    pub(super) fn leave_file(&self) {
+        if let Some(file) = lock(&self.file).take() {
+            file.leave();
+        }
+    }
+
+    /// Keeps no socket open that the workers close.
+    pub(super) fn forget_sockets(&self) {
+        lock(&self.sockets).clear();
+    }
+
+    /// All sockets, each with its address as configured.
+    pub(super) fn copies(&self) -> io::Result<Vec<(String, AnyListener)>> {
+        let address = self.door.get().listener.address.to_string();
+        let sockets = lock(&self.sockets);
+        let copies = sockets
+            .iter()
+            .map(|socket| Ok((address.clone(), socket.try_clone()?)));
+        copies.collect()
+    }
+
+    fn remember(&self, socket: &AnyListener) -> io::Result<()> {
+        lock(&self.sockets).push(socket.try_clone()?);
+        Ok(())
     }
 }
 
@@ -136,7 +170,18 @@ impl Sockets {
     /// The first address that can't be bound.
     pub fn bind(listeners: &[Listener], workers: NonZeroUsize) -> Result<Self, BindError> {
         let mut sockets = Self::none(workers.get());
-        let mut handed_over = HandedOver::Unasked;
+        let mut handed_over = HandedOver::default();
+        let met = Predecessor::meet();
+        if let (Some(listener), Err(source)) = (listeners.first(), &met) {
+            return Err(BindError {
+                address: listener.address.clone(),
+                source: io::Error::new(source.kind(), format!("no handover: {source}")),
+            });
+        }
+        if let Ok(Some((predecessor, inherited))) = met {
+            sockets.predecessor = Some(predecessor);
+            handed_over.inherited = inherited;
+        }
         for listener in listeners {
             let entrance = Arc::new(Entrance::new(open(listener)?));
             sockets.add(entrance, listener, &mut handed_over)?;
@@ -162,7 +207,10 @@ impl Sockets {
             removed: Vec::new(),
         };
         // systemd hands sockets over once, and what was not taken then is closed.
-        let mut handed_over = HandedOver::All(Vec::new());
+        let mut handed_over = HandedOver {
+            systemd: Some(Vec::new()),
+            ..HandedOver::default()
+        };
         for listener in listeners {
             let door = open(listener)?;
             let is_here = |it: &Arc<Entrance>| it.door.get().listener.address == listener.address;
@@ -185,6 +233,7 @@ impl Sockets {
         Self {
             sets,
             entrances: Vec::new(),
+            predecessor: None,
         }
     }
 
@@ -202,7 +251,10 @@ impl Sockets {
     /// All that is listened on, for people.
     pub(super) fn names(&self) -> Vec<String> {
         let first = self.sets.first().into_iter().flatten();
-        first.map(Bound::name).collect()
+        let mut names: Vec<String> = first.map(Bound::name).collect();
+        // A worker may have inherited several sockets of one address.
+        names.dedup();
+        names
     }
 
     fn add(
@@ -226,24 +278,20 @@ impl Sockets {
         listener: &Listener,
         handed_over: &mut HandedOver,
     ) -> io::Result<()> {
+        let inherited = handed_over.inherit(&listener.address.to_string());
         match &listener.address {
-            ListenAddress::Tcp(address) => {
-                let mut bound = *address;
-                for set in &mut self.sets {
-                    let socket = listen(bound)?;
-                    // Port 0 is any port; the other workers need the same one.
-                    bound = socket.local_addr()?;
-                    set.push(Bound {
-                        socket: AnyListener::Tcp(socket),
-                        entrance: Arc::clone(entrance),
-                    });
+            ListenAddress::Tcp(address) => self.listen_tcp(*address, inherited, entrance)?,
+            _ if !inherited.is_empty() => {
+                if let ListenAddress::Unix(path) = &listener.address {
+                    *lock(&entrance.file) = SocketFile::adopt(path).ok();
+                }
+                for socket in inherited {
+                    self.share(&socket, entrance)?;
                 }
             }
             ListenAddress::Unix(path) => {
                 let (socket, file) = SocketFile::listen(path, listener.mode, BACKLOG)?;
-                let mut place = entrance.file.lock().unwrap_or_else(PoisonError::into_inner);
-                *place = Some(file);
-                drop(place);
+                *lock(&entrance.file) = Some(file);
                 self.share(&AnyListener::Unix(socket), entrance)?;
             }
             ListenAddress::Systemd(name) => {
@@ -255,8 +303,40 @@ impl Sockets {
         Ok(())
     }
 
+    /// Gives each worker a socket of its own. All that were inherited are used, since connections may
+    /// wait in each.
+    fn listen_tcp(
+        &mut self,
+        mut address: SocketAddr,
+        inherited: Vec<AnyListener>,
+        entrance: &Arc<Entrance>,
+    ) -> io::Result<()> {
+        let count = self.sets.len();
+        let mut inherited = inherited.into_iter();
+        for turn in 0.. {
+            let socket = match inherited.next() {
+                Some(socket) => socket,
+                None if turn < count => AnyListener::Tcp(listen(address)?),
+                None => break,
+            };
+            if let AnyListener::Tcp(socket) = &socket {
+                // Port 0 is any port; the other workers need the same one.
+                address = socket.local_addr()?;
+            }
+            entrance.remember(&socket)?;
+            if let Some(set) = self.sets.get_mut(turn % count) {
+                set.push(Bound {
+                    socket,
+                    entrance: Arc::clone(entrance),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Gives all workers the same socket.
     fn share(&mut self, socket: &AnyListener, entrance: &Arc<Entrance>) -> io::Result<()> {
+        entrance.remember(socket)?;
         for set in &mut self.sets {
             set.push(Bound {
                 socket: socket.try_clone()?,
@@ -265,6 +345,10 @@ impl Sockets {
         }
         Ok(())
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn open(listener: &Listener) -> Result<Door, BindError> {
@@ -295,6 +379,15 @@ impl Bound {
     }
 }
 
+impl AsFd for AnyListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Unix(socket) => socket.as_fd(),
+        }
+    }
+}
+
 impl AnyListener {
     fn try_clone(&self) -> io::Result<Self> {
         Ok(match self {
@@ -319,21 +412,29 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// The sockets that systemd handed over, with their names, until they are taken.
-enum HandedOver {
-    /// Nobody has looked: a process without such a listener leaves them alone.
-    Unasked,
-    All(Vec<(String, AnyListener)>),
+/// The sockets that were handed over to this process, until they are taken.
+#[derive(Default)]
+struct HandedOver {
+    /// By the process before, with their addresses.
+    inherited: Vec<(String, AnyListener)>,
+    /// By systemd, with their names. `None` when nobody has looked: a process without such a listener
+    /// leaves them alone.
+    systemd: Option<Vec<(String, AnyListener)>>,
 }
 
 impl HandedOver {
+    /// Takes those of this address.
+    fn inherit(&mut self, address: &str) -> Vec<AnyListener> {
+        let is_meant = |(of, _): &mut (String, AnyListener)| of == address;
+        let taken = self.inherited.extract_if(.., is_meant);
+        taken.map(|(_, socket)| socket).collect()
+    }
+
     /// Takes those of this name, or all that are left.
     fn take(&mut self, name: Option<&str>) -> io::Result<Vec<AnyListener>> {
-        if let Self::Unasked = self {
-            *self = Self::All(from_systemd()?);
-        }
-        let Self::All(all) = self else {
-            return Ok(Vec::new());
+        let all = match &mut self.systemd {
+            Some(all) => all,
+            None => self.systemd.insert(from_systemd()?),
         };
         let is_meant =
             |(has, _): &mut (String, AnyListener)| name.is_none_or(|name| name == has.as_str());

@@ -1,6 +1,7 @@
 //! What goes on while the workers serve: orders are carried out, and ends are noticed.
 
 use std::convert::Infallible;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use super::connection::Room;
+use super::handover::{self, HandoverError, Predecessor};
 use super::sockets::{Changed, Entrance, Sockets};
 use super::worker::Change;
 use super::{BoxError, Next, Order, Phase, Report, RunError, certificates};
@@ -34,12 +36,21 @@ pub(super) struct Workers<M> {
     pub(super) changes: Vec<mpsc::Sender<Change<M>>>,
     pub(super) entrances: Vec<Arc<Entrance>>,
     pub(super) room: Room,
+    /// The process that waits until this one serves.
+    pub(super) predecessor: Option<Predecessor>,
 }
+
+/// Tells what becomes of a successor.
+type Handover = oneshot::Receiver<Result<(), HandoverError>>;
 
 /// What happens to a server.
 enum Event<M> {
     Told(Order<M>),
     Exited(Option<Exit>),
+    /// One more worker serves.
+    Started(Option<()>),
+    /// A successor serves, or won't.
+    Succeeded(Result<(), HandoverError>),
 }
 
 /// Carries out orders until the workers have ended.
@@ -59,12 +70,16 @@ pub(super) async fn supervise<M>(
         announce();
     }
     let mut fresh = keep_fresh(&workers);
+    let mut starting = workers.changes.len();
+    let mut successor = None;
     let first = loop {
         let event = match early.take() {
             Some(order) => Event::Told(order),
             None => tokio::select! {
                 order = orders() => Event::Told(order),
                 exit = workers.exited.recv() => Event::Exited(exit),
+                start = workers.starts.recv(), if starting > 0 => Event::Started(start),
+                outcome = outcome(&mut successor) => Event::Succeeded(outcome),
             },
         };
         match event {
@@ -80,10 +95,45 @@ pub(super) async fn supervise<M>(
                     "the configuration was not reloaded: the old one stays"
                 ),
             },
+            Event::Told(Order::Upgrade(_)) if successor.is_some() => {
+                warn!("a successor is starting already");
+            }
+            Event::Told(Order::Upgrade(command)) => successor = workers.begin_handover(command),
+            Event::Succeeded(Ok(())) => {
+                info!("the successor serves: this process stops");
+                workers.leave_files();
+                return stop(workers, None, Phase::Yielding, orders).await;
+            }
+            Event::Succeeded(Err(error)) => {
+                successor = None;
+                error!(
+                    error = chain(&error),
+                    "there is no successor: this process goes on"
+                );
+            }
+            Event::Started(Some(())) => {
+                starting = starting.saturating_sub(1);
+                if starting == 0 {
+                    workers.dismiss_predecessor();
+                }
+            }
+            // One has failed, which comes next.
+            Event::Started(None) => starting = 0,
             Event::Exited(exit) => break exit,
         }
     };
     stop(workers, first, Phase::Draining, orders).await
+}
+
+/// Waits for what becomes of a successor, where there is one.
+async fn outcome(successor: &mut Option<Handover>) -> Result<(), HandoverError> {
+    match successor {
+        Some(told) => {
+            let told = told.await;
+            told.unwrap_or_else(|_| Err(HandoverError::Ended("it was not started".to_owned())))
+        }
+        None => std::future::pending().await,
+    }
 }
 
 fn keep_fresh<M>(workers: &Workers<M>) -> AbortHandle {
@@ -100,6 +150,9 @@ async fn stop<M>(
 ) -> Result<Report, RunError> {
     let mut report = Report::default();
     let mut failure = None;
+    for entrance in &workers.entrances {
+        entrance.forget_sockets();
+    }
     if let Some(exit) = first {
         workers.phase.send_replace(Phase::Stopped);
         settle(exit, &mut report, &mut failure);
@@ -150,6 +203,36 @@ fn settle((index, outcome): Exit, report: &mut Report, failure: &mut Option<RunE
 }
 
 impl<M> Workers<M> {
+    fn begin_handover(&self, command: Command) -> Option<Handover> {
+        let mut sockets = Vec::new();
+        for entrance in &self.entrances {
+            match entrance.copies() {
+                Ok(copies) => sockets.extend(copies),
+                Err(error) => {
+                    error!(%error, "the sockets can't be handed over: this process goes on");
+                    return None;
+                }
+            }
+        }
+        Some(handover::begin(command, sockets))
+    }
+
+    /// They are the successor's.
+    fn leave_files(&self) {
+        for entrance in &self.entrances {
+            entrance.leave_file();
+        }
+    }
+
+    fn dismiss_predecessor(&mut self) {
+        if let Some(predecessor) = self.predecessor.take()
+            && let Err(error) = predecessor.dismiss()
+        {
+            // It has ended already, as it would have.
+            warn!(%error, "the process before this one does not hear that this one serves");
+        }
+    }
+
     /// Goes on with another configuration, or changes nothing.
     async fn reload(&mut self, next: Next<M>) -> Result<(), BoxError> {
         let Next { config, make } = next;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use std::{iter, thread};
@@ -244,5 +245,115 @@ fn reloads_under_load_lose_no_request() {
     for app in [&one, &two] {
         assert!(!app.requests().is_empty());
     }
+    assert_eq!(pycket.stop().code, Some(0));
+}
+
+/// The process that took over. It is killed when this goes.
+struct Successor(String);
+
+impl Successor {
+    /// Tells `old` to make one, and waits until that has ended.
+    fn of(old: &mut Pycket) -> Self {
+        old.signal("USR2");
+        let said = old.says("a successor was started");
+        let (_, pid) = said.split_once("\"pid\":").unwrap();
+        let digits = pid.find(|c: char| !c.is_ascii_digit()).unwrap();
+        let successor = Self(pid[..digits].to_owned());
+        old.says("the successor serves");
+        successor
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.0]).status();
+        assert!(sent.unwrap().success());
+    }
+}
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _gone = Command::new("kill").args(["-KILL", &self.0]).output();
+    }
+}
+
+#[test]
+fn successor_takes_over_under_load_without_losing_a_request() {
+    let app = named("app");
+    let mut pycket = Pycket::with(&app).start();
+    let address = pycket.address();
+    let mut successor = None;
+    thread::scope(|scope| {
+        let asked = scope.spawn(move || h2load(address, &["--h1"], 4000));
+        let answers = load(address, || {
+            until("the load has begun", || app.requests().len() > 100);
+            successor = Some(Successor::of(&mut pycket));
+            assert_eq!(pycket.gone(), Some(0));
+            let before = app.requests().len();
+            until("the successor answers", || {
+                app.requests().len() > before + 100
+            });
+            until("all are answered", || asked.is_finished());
+        });
+        assert!(answers > 100, "{answers}");
+    });
+    let successor = successor.unwrap();
+    assert_ne!(successor.0, pycket.pid().to_string());
+    assert_eq!(get(&mut Wire::connect(&address)), "app {}");
+    successor.signal("-TERM");
+    // Both have ended their output.
+    assert!(pycket.ended().stderr.contains("\"cut_off\":0"));
+}
+
+#[test]
+fn what_runs_in_the_old_process_may_finish_and_unix_sockets_stay() {
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let app = Upstream::app(move |request| {
+        if request.target == "/slow" {
+            held.pass();
+        }
+        AppResponse::ok("whole")
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let listen = format!("listen = ['127.0.0.1:0', 'unix:{}']", path.display());
+    let mut old = Pycket::with(&app).config(&listen).start();
+    let mut slow = Wire::connect(&old);
+    slow.send("GET /slow HTTP/1.1\r\nHost: h\r\n\r\n");
+    app.request(1);
+    let successor = Successor::of(&mut old);
+    assert_eq!(get(&mut Wire::connect(&old)), "whole");
+    gate.open();
+    slow.read_until("whole");
+    assert_eq!(old.gone(), Some(0));
+    let path = path.to_str().unwrap();
+    let answer = crate::harness::curl(&["--unix-socket", path, "http://h/"]);
+    assert_eq!(answer, "whole");
+    successor.signal("-TERM");
+    old.ended();
+    assert!(!std::fs::exists(path).unwrap(), "the successor removes it");
+}
+
+#[test]
+fn successor_that_can_not_serve_leaves_the_old_process_serving() {
+    let app = named("app");
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let program = folder.path().join("pycket");
+    std::fs::hard_link(env!("CARGO_BIN_EXE_pycket"), &program).unwrap();
+    let mut pycket = Pycket::with(&app).program(&program).start();
+    let mut kept = Wire::connect(&pycket);
+    pycket.reconfigure("no_such_key = 1");
+    pycket.signal("USR2");
+    pycket.says("it has ended before it served: exit status: 78");
+    assert_eq!(get(&mut kept), "app {}");
+
+    std::fs::remove_file(&program).unwrap();
+    std::fs::write(&program, "#!/bin/sh\nexit 7\n").unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&program, executable).unwrap();
+    pycket.signal("USR2");
+    pycket.says("it has ended before it served: exit status: 7");
+    assert_eq!(get(&mut kept), "app {}");
+    assert_eq!(get(&mut Wire::connect(&pycket)), "app {}");
     assert_eq!(pycket.stop().code, Some(0));
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ pub(super) struct Operator<L> {
     /// How the file was when it was last read.
     seen: Option<Stamp>,
     senses: Option<Senses>,
+    /// This program. It is asked for at the start: what stands in its place later is the successor.
+    program: io::Result<PathBuf>,
 }
 
 /// The sessions in the process's own memory: those of any configuration that has them there.
@@ -46,6 +49,7 @@ struct Senses {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    upgrade: Signal,
     looks: Interval,
 }
 
@@ -57,6 +61,7 @@ enum Woken {
     Stop,
     Reload,
     Look,
+    Upgrade,
 }
 
 impl<L: Load> Operator<L> {
@@ -78,6 +83,7 @@ impl<L: Load> Operator<L> {
             initial,
             memory,
             senses: None,
+            program: std::env::current_exe(),
         }
     }
 
@@ -86,6 +92,14 @@ impl<L: Load> Operator<L> {
         loop {
             match self.wake().await {
                 Woken::Stop => return Order::Stop,
+                Woken::Upgrade => match &self.program {
+                    Ok(program) => {
+                        let mut command = Command::new(program);
+                        command.args(std::env::args_os().skip(1));
+                        return Order::Upgrade(command);
+                    }
+                    Err(error) => error!(%error, "it is not known where this program is"),
+                },
                 Woken::Look if self.file.as_deref().and_then(stamp) == self.seen => {}
                 Woken::Reload | Woken::Look => {
                     if let Some(next) = self.read() {
@@ -110,6 +124,7 @@ impl<L: Load> Operator<L> {
             _ = senses.terminate.recv() => Woken::Stop,
             _ = senses.interrupt.recv() => Woken::Stop,
             _ = senses.hangup.recv() => Woken::Reload,
+            _ = senses.upgrade.recv() => Woken::Upgrade,
             _ = senses.looks.tick(), if self.reload == Reload::Watch => Woken::Look,
         }
     }
@@ -201,6 +216,7 @@ impl Senses {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            upgrade: signal(SignalKind::user_defined2())?,
             looks,
         })
     }

@@ -135,6 +135,11 @@ impl Process {
         }
     }
 
+    /// Waits until the program has ended, whoever shares its output.
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
+        self.reap().code()
+    }
+
     /// Ends the program with SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it is a child");

@@ -1,5 +1,6 @@
 //! The real proxy, as a process.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,6 +21,7 @@ pub(crate) const SECRET: &str = "a secret that only the tests of pycket use";
 pub(crate) struct Builder {
     config: String,
     env: Vec<(String, String)>,
+    program: Option<PathBuf>,
 }
 
 /// A running proxy. It is killed and reaped when this goes.
@@ -52,6 +54,7 @@ impl Pycket {
         Builder {
             config: config.to_owned(),
             env: Vec::new(),
+            program: None,
         }
     }
 
@@ -117,6 +120,11 @@ impl Pycket {
         self.process.wait()
     }
 
+    /// Waits until the process itself has ended, whoever shares its output; its exit code.
+    pub(crate) fn gone(&mut self) -> Option<i32> {
+        self.process.exit_code()
+    }
+
     /// Asks it to stop (SIGTERM), and waits until it has.
     pub(crate) fn stop(&mut self) -> Ended {
         self.signal("TERM");
@@ -172,6 +180,12 @@ impl Builder {
         self
     }
 
+    /// Runs the program that is there.
+    pub(crate) fn program(mut self, path: &Path) -> Self {
+        self.program = Some(path.to_owned());
+        self
+    }
+
     /// Starts it, and waits until it listens.
     pub(crate) fn start(self) -> Pycket {
         let file = ConfigFile::new(&self.config);
@@ -199,7 +213,10 @@ impl Builder {
     }
 
     fn spawn(&self, file: &ConfigFile) -> Process {
-        let mut command = program();
+        let mut command = match &self.program {
+            Some(path) => program_at(path.as_os_str()),
+            None => program(),
+        };
         command.arg("run").arg("--config").arg(file.path());
         command.envs(self.env.iter().cloned());
         Process::start(&mut command, "of this project")
@@ -215,7 +232,11 @@ fn listens_on(line: &str) -> Option<SocketAddr> {
 
 /// The program, without arguments.
 pub(crate) fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pycket"));
+    program_at(OsStr::new(env!("CARGO_BIN_EXE_pycket")))
+}
+
+fn program_at(path: &OsStr) -> Command {
+    let mut command = Command::new(path);
     // Whoever runs the tests may have a proxy configured by its environment.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PYCKET_") {
