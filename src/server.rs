@@ -162,8 +162,8 @@ where
     let (started, starts) = mpsc::channel(count.max(1));
     let mut changes = Vec::with_capacity(count);
     for (index, sockets) in sockets.sets.into_iter().enumerate() {
-        let (change, changed) = mpsc::channel(1);
-        changes.push(change);
+        let (tell_worker, told) = mpsc::channel(1);
+        changes.push(tell_worker);
         let setup = worker::Setup {
             index,
             config: Arc::clone(config),
@@ -172,7 +172,7 @@ where
             stopping: stopping.clone(),
             ears: ears.clone(),
             started: started.clone(),
-            changes: changed,
+            changes: told,
         };
         let (make, exits) = (Arc::clone(&make), exits.clone());
         thread::Builder::new()

@@ -32,11 +32,14 @@ use super::sockets::AnyListener;
 /// later and inherits it has another parent.
 const VARIABLE: &str = "SUCCESSOR_OF_PYCKET";
 /// How long a successor may take until it serves.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// No address is longer: paths of unix sockets have 108 bytes, names of systemd 255.
 const MAX_ADDRESS: usize = 512;
 /// What a successor says when it serves.
 const SERVING: &[u8] = b"serving";
+
+/// A socket, with its address as it is configured.
+pub(super) type Named = (String, AnyListener);
 
 /// Why there is no successor.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +85,7 @@ fn hand_over(
     // It holds the other end, whose closing tells us that the successor has ended.
     command.stdin(Stdio::null());
     info!(pid = child.id(), "a successor was started");
-    let outcome = tell(&ours, sockets).and_then(|()| listen(&ours, &mut child));
+    let outcome = tell(&ours, &sockets).and_then(|()| listen(&ours, &mut child));
     if outcome.is_err() {
         // It may have ended already. Whoever does not serve must not begin to later.
         child.kill().unwrap_or_default();
@@ -99,9 +102,9 @@ fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(pair)
 }
 
-fn tell(to: &OwnedFd, sockets: Vec<(String, AnyListener)>) -> Result<(), HandoverError> {
+fn tell(to: &OwnedFd, sockets: &[Named]) -> Result<(), HandoverError> {
     let send = || {
-        for (address, socket) in &sockets {
+        for (address, socket) in sockets {
             send(to, address.as_bytes(), &[socket.as_fd()])?;
         }
         // What is left to say has no socket, and a message has at least one byte.
@@ -110,7 +113,7 @@ fn tell(to: &OwnedFd, sockets: Vec<(String, AnyListener)>) -> Result<(), Handove
     match send() {
         // It has ended; the exit code says more.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        sent => sent.map_err(HandoverError::Send),
+        outcome => outcome.map_err(HandoverError::Send),
     }
 }
 
@@ -143,7 +146,7 @@ pub(super) struct Predecessor(OwnedFd);
 
 impl Predecessor {
     /// Takes the sockets that were handed over to this process; `None` when it is nobody's successor.
-    pub(super) fn meet() -> io::Result<Option<(Self, Vec<(String, AnyListener)>)>> {
+    pub(super) fn meet() -> io::Result<Option<(Self, Vec<Named>)>> {
         let named = std::env::var(VARIABLE).ok();
         if named.and_then(|id| id.parse().ok()) != Some(parent_id()) {
             return Ok(None);
@@ -173,9 +176,12 @@ fn receive(from: &OwnedFd) -> io::Result<Option<(String, AnyListener)>> {
         &mut control,
         RecvFlags::CMSG_CLOEXEC,
     )?;
-    let socket = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut sockets) => sockets.next(),
-        _ => None,
+    let socket = control.drain().find_map(|message| {
+        if let RecvAncillaryMessage::ScmRights(mut sockets) = message {
+            sockets.next()
+        } else {
+            None
+        }
     });
     let Some(socket) = socket else {
         if received.bytes == 0 {

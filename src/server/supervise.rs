@@ -73,14 +73,15 @@ pub(super) async fn supervise<M>(
     let mut starting = workers.changes.len();
     let mut successor = None;
     let first = loop {
-        let event = match early.take() {
-            Some(order) => Event::Told(order),
-            None => tokio::select! {
+        let event = if let Some(order) = early.take() {
+            Event::Told(order)
+        } else {
+            tokio::select! {
                 order = orders() => Event::Told(order),
                 exit = workers.exited.recv() => Event::Exited(exit),
                 start = workers.starts.recv(), if starting > 0 => Event::Started(start),
                 outcome = outcome(&mut successor) => Event::Succeeded(outcome),
-            },
+            }
         };
         match event {
             Event::Told(Order::Stop) => break None,

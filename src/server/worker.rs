@@ -147,7 +147,7 @@ impl<H: Handler> Serving<H> {
             self.take(change).await;
         }
         // The server is gone, which the phase tells.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Makes everything that can fail, and uses it when all workers have.
