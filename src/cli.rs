@@ -88,7 +88,7 @@ enum Command {
 
 /// Where the configuration comes from: a flag wins over a variable, that over the file, and that
 /// over the defaults.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 struct Configuration {
     /// The configuration file; without one, the defaults hold
     #[arg(
@@ -175,9 +175,12 @@ fn execute(
 ) -> Result<ExitCode, Failure> {
     match command {
         Command::Run(options) => {
-            let (config, warnings) = configure(options, environment)?;
+            let environment: Vec<_> = environment.into_iter().collect();
+            let file = file_of(&options, &readable(environment.clone())?);
+            let load = || configure(options.clone(), environment.clone());
+            let (config, warnings) = load()?;
             show_warnings(&warnings);
-            run::run(config).map_err(Failure::Run)?;
+            run::run(config, file, load).map_err(Failure::Run)?;
         }
         Command::Check(options) => {
             let (config, warnings) = configure(options, environment)?;
@@ -211,11 +214,7 @@ fn configure(
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<(Config, Vec<Warning>), Failure> {
     let environment = readable(environment)?;
-    let path = options.config.or_else(|| {
-        let variable = environment.iter().find(|(name, _)| name == CONFIG_VARIABLE);
-        variable.map(|(_, path)| PathBuf::from(path))
-    });
-    let file = match path {
+    let file = match file_of(&options, &environment) {
         Some(path) => Some(read_configuration(path)?),
         None => None,
     };
@@ -231,6 +230,14 @@ fn configure(
         read_file: &|path: &Path| std::fs::read(path),
     };
     Ok(config::load(sources)?)
+}
+
+/// The configuration file that is named.
+fn file_of(options: &Configuration, environment: &[(String, String)]) -> Option<PathBuf> {
+    options.config.clone().or_else(|| {
+        let variable = environment.iter().find(|(name, _)| name == CONFIG_VARIABLE);
+        variable.map(|(_, path)| PathBuf::from(path))
+    })
 }
 
 fn read_configuration(path: PathBuf) -> Result<(String, String), Failure> {
@@ -270,12 +277,22 @@ fn show_warnings(warnings: &[Warning]) {
 
 /// Says why, and gives the exit code.
 fn fail(failure: &Failure) -> ExitCode {
-    let (code, text) = match failure {
+    if let Failure::Output(error) = failure
+        && error.kind() == io::ErrorKind::BrokenPipe
+    {
         // Whoever reads the output has closed it, as `head` does: that is their choice.
-        Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-            return ExitCode::SUCCESS;
-        }
-        Failure::Configuration(problems) => (BAD_CONFIGURATION, report(problems, colours())),
+        return ExitCode::SUCCESS;
+    }
+    let (code, text) = explain(failure, colours());
+    // Where nobody reads the reason, the code still says it.
+    let _unread = write!(io::stderr().lock(), "{text}");
+    ExitCode::from(code)
+}
+
+/// The exit code of a failure, and why, in whole lines.
+fn explain(failure: &Failure, colours: Colours) -> (u8, String) {
+    match failure {
+        Failure::Configuration(problems) => (BAD_CONFIGURATION, report(problems, colours)),
         Failure::File { .. } | Failure::Variable(_) => (BAD_CONFIGURATION, plain(failure)),
         // Not 1: nothing was said about a cookie.
         Failure::Arguments(_) | Failure::Input(_) => (WRONG_ARGUMENTS, plain(failure)),
@@ -284,10 +301,7 @@ fn fail(failure: &Failure) -> ExitCode {
         | Failure::Missing(_)
         | Failure::Store { .. }
         | Failure::Run(_) => (FAILED, plain(failure)),
-    };
-    // Where nobody reads the reason, the code still says it.
-    let _unread = write!(io::stderr().lock(), "{text}");
-    ExitCode::from(code)
+    }
 }
 
 fn plain(failure: &Failure) -> String {

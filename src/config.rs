@@ -58,6 +58,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// How many worker threads.
     pub workers: NonZeroUsize,
+    /// When the configuration is read again.
+    pub reload: Reload,
     /// Which store, and its settings.
     pub storage: Storage,
     /// The session cookie.
@@ -76,6 +78,15 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Logging.
     pub log: Log,
+}
+
+/// When the configuration is read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// When the process gets SIGHUP.
+    Signal,
+    /// When its file changes, too.
+    Watch,
 }
 
 /// One address to listen on, and how connections to it are taken.

@@ -6,42 +6,50 @@
 //! exchange never crosses threads. What the workers share is the bound on client connections and
 //! the word to stop.
 //!
+//! The listeners of a configuration are entrances (`sockets`), which a new configuration leaves as
+//! they are, adds to, or takes away from; the `supervise` module applies it to all workers or to none.
+//!
 //! Stopping has three steps. First, all workers close their sockets. Then idle connections are
 //! closed, and exchanges and tunnels have the drain timeout to end; a client that connects anew does
 //! not meet a socket whose connections are about to be reset. Last, or when asked again, the rest is
 //! cut off. The [`Report`] says how many were in which group.
+//!
+//! A successor of the process gets the sockets first (`handover`), and then the process stops; what
+//! differs is that connections end only when that loses no request.
 //!
 //! What a request means is not known here: that is the [`Handler`]'s.
 
 mod certificates;
 mod connection;
 mod crowd;
+mod current;
 mod frames;
 mod gauge;
+mod handover;
 mod opening;
 pub mod proxy_protocol;
 mod sockets;
 mod streams;
+mod supervise;
 mod transport;
 mod unix;
 mod worker;
 
-use std::convert::Infallible;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 pub use sockets::{BindError, Sockets};
 
 use connection::Room;
-use unix::SocketFile;
+use supervise::Workers;
 
 use crate::config::Config;
 use crate::proxy::{Handler, Worker};
@@ -81,6 +89,9 @@ enum Phase {
     Serving,
     /// Sockets are closed.
     Closing,
+    /// All sockets are closed here, and a successor has them. Connections end when that loses no
+    /// request.
+    Yielding,
     /// All sockets are closed. Connections are, too, once they are idle.
     Draining,
     /// What is left is cut off.
@@ -92,11 +103,36 @@ async fn reached(stopping: &mut watch::Receiver<Phase>, phase: Phase) {
     drop(stopping.wait_for(|&now| now >= phase).await);
 }
 
-/// Runs the workers until `stop` is done waiting, and lets them finish.
+/// What a running server is told.
+#[derive(Debug)]
+pub enum Order<M> {
+    /// To stop; when it is told again, at once.
+    Stop,
+    /// To go on with another configuration.
+    Reload(Next<M>),
+    /// To start this as the successor, hand the sockets over, and stop when that serves.
+    Upgrade(Command),
+}
+
+/// What to go on with.
+#[derive(Debug)]
+pub struct Next<M> {
+    /// The configuration. As many workers as before are there, whatever it says.
+    pub config: Arc<Config>,
+    /// Makes a worker's handler.
+    pub make: M,
+}
+
+/// Runs the workers until they are told to stop, and lets them finish.
 ///
-/// `make` makes a worker's handler, on the worker's own runtime. `stop` is called and awaited a
-/// first time at the start, and a second time while exchanges finish: when that is done, too, the
-/// rest is cut off at once. [`on_signals`] is the one for a real server.
+/// `make` makes a worker's handler, on the worker's own runtime. `orders` is called for one order after
+/// the other; what it waits for must not be lost when it is dropped. When it says stop, exchanges
+/// may finish, and when it says so again, the rest is cut off at once.
+///
+/// A reload happens as a whole or not at all: first new addresses are bound, certificates are read and
+/// all workers make a handler, and what fails is logged. Then new requests, also on connections
+/// that are there, are answered by the new handlers, new connections are held to the new limits, and
+/// addresses that are not named any more are closed.
 ///
 /// # Errors
 ///
@@ -105,7 +141,7 @@ pub fn run<H, M, F>(
     config: &Arc<Config>,
     sockets: Sockets,
     make: M,
-    mut stop: impl AsyncFnMut(),
+    mut orders: impl AsyncFnMut() -> Order<M>,
 ) -> Result<Report, RunError>
 where
     H: Handler,
@@ -120,11 +156,14 @@ where
     let count = sockets.sets.len();
     let make = Arc::new(make);
     let room = Room::new(config);
-    runtime.spawn(certificates::keep_fresh(sockets.doors()));
     let (phase, stopping) = watch::channel(Phase::Serving);
     let (exits, exited) = mpsc::channel(count.max(1));
     let (ears, listening) = mpsc::channel(1);
+    let (started, starts) = mpsc::channel(count.max(1));
+    let mut changes = Vec::with_capacity(count);
     for (index, sockets) in sockets.sets.into_iter().enumerate() {
+        let (tell_worker, told) = mpsc::channel(1);
+        changes.push(tell_worker);
         let setup = worker::Setup {
             index,
             config: Arc::clone(config),
@@ -132,6 +171,8 @@ where
             room: room.clone(),
             stopping: stopping.clone(),
             ears: ears.clone(),
+            started: started.clone(),
+            changes: told,
         };
         let (make, exits) = (Arc::clone(&make), exits.clone());
         thread::Builder::new()
@@ -144,104 +185,27 @@ where
             })
             .map_err(RunError::Start)?;
     }
-    drop((exits, stopping, ears));
+    drop((exits, stopping, ears, started));
     let workers = Workers {
         phase,
         listening,
         exited,
-        files: sockets.files,
+        starts,
+        changes,
+        entrances: sockets.entrances,
+        room,
+        predecessor: sockets.predecessor,
     };
     let announce = || {
         for name in names {
             info!(workers = count, "listening on {name}");
         }
     };
-    runtime.block_on(supervise(workers, announce, &mut stop))
+    runtime.block_on(supervise::supervise(workers, announce, &mut orders))
 }
 
-/// A worker's end.
-type Exit = (usize, Result<Report, BoxError>);
-
-/// What the workers are told, and what they tell.
-struct Workers {
-    phase: watch::Sender<Phase>,
-    /// Ends when no worker listens any more.
-    listening: mpsc::Receiver<Infallible>,
-    /// Ends when all workers have.
-    exited: mpsc::Receiver<Exit>,
-    /// Those of unix sockets that the workers listen on.
-    files: Vec<SocketFile>,
-}
-
-async fn supervise(
-    mut workers: Workers,
-    announce: impl FnOnce(),
-    stop: &mut impl AsyncFnMut(),
-) -> Result<Report, RunError> {
-    let mut report = Report::default();
-    let mut failure = None;
-    let first = {
-        let mut told = pin!(stop());
-        // Polled once before anybody can know that there is something to stop: a signal that came
-        // before it is listened for would end the process.
-        tokio::select! {
-            biased;
-            () = told.as_mut() => None,
-            () = std::future::ready(()) => {
-                announce();
-                tokio::select! {
-                    () = told => None,
-                    exit = workers.exited.recv() => exit,
-                }
-            }
-        }
-    };
-    if let Some(exit) = first {
-        workers.phase.send_replace(Phase::Stopped);
-        settle(exit, &mut report, &mut failure);
-    } else {
-        info!("stopping: exchanges may finish");
-        workers.phase.send_replace(Phase::Closing);
-    }
-    loop {
-        let now = *workers.phase.borrow();
-        tokio::select! {
-            exit = workers.exited.recv() => match exit {
-                Some(exit) => settle(exit, &mut report, &mut failure),
-                None => break,
-            },
-            _ = workers.listening.recv(), if now == Phase::Closing => {
-                workers.files.clear();
-                workers.phase.send_replace(Phase::Draining);
-            }
-            () = stop(), if now != Phase::Stopped => {
-                warn!("stopping at once");
-                workers.phase.send_replace(Phase::Stopped);
-            }
-        }
-    }
-    info!(
-        finished = report.finished,
-        cut_off = report.cut_off,
-        "stopped"
-    );
-    failure.map_or(Ok(report), Err)
-}
-
-fn settle((index, outcome): Exit, report: &mut Report, failure: &mut Option<RunError>) {
-    match outcome {
-        Ok(worker) => {
-            report.finished = report.finished.saturating_add(worker.finished);
-            report.cut_off = report.cut_off.saturating_add(worker.cut_off);
-        }
-        Err(source) => {
-            failure.get_or_insert(RunError::Worker { index, source });
-        }
-    }
-}
-
-/// For [`run`]: is done waiting when the process gets SIGTERM or SIGINT.
-pub fn on_signals() -> impl AsyncFnMut() {
+/// For [`run`]: says stop when the process gets SIGTERM or SIGINT.
+pub fn on_signals<M>() -> impl AsyncFnMut() -> Order<M> {
     let mut signals: Option<[Signal; 2]> = None;
     async move || {
         if signals.is_none() {
@@ -256,6 +220,7 @@ pub fn on_signals() -> impl AsyncFnMut() {
                     _ = terminate.recv() => {}
                     _ = interrupt.recv() => {}
                 }
+                Order::Stop
             }
             None => std::future::pending().await,
         }

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::thread;
 
 use tokio::net::TcpListener;
@@ -14,6 +15,7 @@ use super::run;
 use crate::config::{self, Config, Flags, Sources};
 use crate::demo;
 use crate::server::{self, Sockets};
+use crate::store::MemoryStore;
 use crate::telemetry;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -37,7 +39,9 @@ pub(super) fn demo(listen: SocketAddr) -> Result<(), BoxError> {
                 tracing::error!(%error, "the application has ended");
             }
         })?;
-    run::serve(config, sockets, server::on_signals())
+    let config = Arc::new(config);
+    let make = run::handlers(&config, &MemoryStore::for_storage(&config.storage))?;
+    run::serve(&config, sockets, make, server::on_signals())
 }
 
 /// What the demonstration runs on: all defaults, a secret of its own, and a quiet log.

@@ -1,50 +1,81 @@
 //! `pycket run`: runs the proxy until it is told to stop.
 
+mod operator;
+
 use std::error::Error;
 use std::io::{self, Write as _};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use tracing::info;
 
-use crate::config::{Config, LogFormat, summary};
+use self::operator::Operator;
+use super::Failure;
+use crate::config::{Config, LogFormat, Warning, summary};
+use crate::proxy::Worker;
 use crate::proxy::handler::Proxy;
-use crate::proxy::upstream::Upstreams;
-use crate::server::{self, Sockets};
-use crate::store::MemoryStore;
+use crate::proxy::upstream::{Upstreams, UpstreamsError};
+use crate::server::{self, Order, Sockets};
+use crate::store::{BoxError, MemoryStore};
 use crate::telemetry;
+
+/// A worker's handler, while it is made.
+type Making = Pin<Box<dyn Future<Output = Result<Proxy, BoxError>>>>;
+/// Makes the workers' handlers.
+pub(super) type Make = Box<dyn Fn(Worker) -> Making + Send + Sync>;
+
+/// Where a configuration comes from, again each time it is asked for.
+pub(super) trait Load: Fn() -> Result<(Config, Vec<Warning>), Failure> {}
+
+impl<L: Fn() -> Result<(Config, Vec<Warning>), Failure>> Load for L {}
 
 /// Runs the proxy; returns when it was told to stop and has finished what was under way.
 ///
-/// Exchanges that had to be cut off are an error: whoever stopped it should know.
-pub(super) fn run(config: Config) -> Result<(), Box<dyn Error + Send + Sync>> {
+/// `load` reads the configuration again. Exchanges that had to be cut off are an error: whoever
+/// stopped it should know.
+pub(super) fn run(
+    config: Config,
+    file: Option<std::path::PathBuf>,
+    load: impl Load,
+) -> Result<(), BoxError> {
     telemetry::init(&config.log)?;
     let sockets = Sockets::bind(&config.listeners, config.workers)?;
     announce(&config);
-    serve(config, sockets, server::on_signals())
-}
-
-/// Serves on `sockets` until `stop`, with one memory store for all workers.
-pub(super) fn serve(
-    config: Config,
-    sockets: Sockets,
-    stop: impl AsyncFnMut(),
-) -> Result<(), Box<dyn Error + Send + Sync>> {
     let config = Arc::new(config);
     let memory = MemoryStore::for_storage(&config.storage);
-    let upstreams = Upstreams::new(&config)?;
-    let make = {
-        let config = Arc::clone(&config);
-        move |worker| {
-            let upstreams = Arc::clone(&upstreams);
-            Proxy::for_worker(Arc::clone(&config), memory.clone(), upstreams, worker)
-        }
-    };
-    let report = server::run(&config, sockets, make, stop)?;
+    let make = handlers(&config, &memory)?;
+    let mut operator = Operator::new(Arc::clone(&config), memory, file, load);
+    serve(&config, sockets, make, async move || operator.order().await)
+}
+
+/// Serves on `sockets` as `orders` say.
+pub(super) fn serve(
+    config: &Arc<Config>,
+    sockets: Sockets,
+    make: Make,
+    orders: impl AsyncFnMut() -> Order<Make>,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let report = server::run(config, sockets, make, orders)?;
     if report.cut_off > 0 {
         let cut_off = report.cut_off;
         return Err(format!("stopped, but {cut_off} exchanges had to be cut off").into());
     }
     Ok(())
+}
+
+/// Makes the handlers of all workers, which have one memory store.
+pub(super) fn handlers(config: &Arc<Config>, memory: &MemoryStore) -> Result<Make, UpstreamsError> {
+    let upstreams = Upstreams::new(config)?;
+    let (config, memory) = (Arc::clone(config), memory.clone());
+    Ok(Box::new(move |worker| {
+        let (config, memory) = (Arc::clone(&config), memory.clone());
+        Box::pin(Proxy::for_worker(
+            config,
+            memory,
+            Arc::clone(&upstreams),
+            worker,
+        ))
+    }))
 }
 
 /// Says what runs: in lines for a person, or as one message among the others.

@@ -168,6 +168,7 @@ fn read(mut root: Section<'_, '_>, processors: NonZeroUsize) -> Option<Config> {
     let dns_servers = upstreams::dns_servers(&mut root);
     let engine = storage::engine(&mut root);
     let workers = server::workers(&mut root, processors);
+    let reload = server::reload(&mut root);
     let storage = storage::read(root.section("storage"), engine, workers);
     let is_pycket = matches!(storage.format, Format::Pycket(_));
     let cookie = cookies::read(root.section("cookies"), is_pycket);
@@ -206,6 +207,7 @@ fn read(mut root: Section<'_, '_>, processors: NonZeroUsize) -> Option<Config> {
     Some(Config {
         listeners,
         workers,
+        reload,
         storage,
         cookie: cookie?,
         names,

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::parse::{self, Wrong};
 use super::section::Section;
 use super::tree::Node;
-use super::{Forwarding, Limits, Log, LogFormat, LogLevel, Neighbour, Timeouts};
+use super::{Forwarding, Limits, Log, LogFormat, LogLevel, Neighbour, Reload, Timeouts};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -29,6 +29,12 @@ pub(super) fn workers(root: &mut Section<'_, '_>, processors: NonZeroUsize) -> N
         }
     });
     number.unwrap_or(processors)
+}
+
+/// Reads `reload`.
+pub(super) fn reload(root: &mut Section<'_, '_>) -> Reload {
+    let options = parse::choice(&[("signal", Reload::Signal), ("watch", Reload::Watch)]);
+    root.read("reload", options).unwrap_or(Reload::Signal)
 }
 
 /// Reads `[forwarding]`.

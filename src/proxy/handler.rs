@@ -42,8 +42,8 @@ pub struct Proxy {
     tasks: Tasks,
     ids: RequestIds,
     access: Option<Arc<AccessLog>>,
-    /// What looks after the servers of all workers; one worker has it.
-    _watching: Option<JoinSet<()>>,
+    /// What goes on in the background as long as this is the worker's handler.
+    _background: JoinSet<()>,
 }
 
 /// A route with what belongs to it on this worker.
@@ -158,7 +158,7 @@ impl Proxy {
             tasks,
             ids,
             access,
-            _watching: None,
+            _background: JoinSet::new(),
         }
     }
 
@@ -181,13 +181,18 @@ impl Proxy {
     ) -> Result<Self, BoxError> {
         let archive = Archive::open(&config.storage, &memory).await?;
         let sessions = Sessions::new(archive, config.names.clone(), worker.tasks.clone());
-        if worker.index == 0 {
-            tokio::spawn(purge(memory));
-        }
+        // One worker looks after what all share.
+        let mut background = if worker.index == 0 {
+            let mut watching = upstreams.watch();
+            watching.spawn(purge(memory));
+            watching
+        } else {
+            JoinSet::new()
+        };
         let access = config.log.access.then(|| {
             let log = Arc::new(AccessLog::to_stdout(config.log.format));
             let flushed = Arc::clone(&log);
-            tokio::spawn(async move { flushed.keep_flushing().await });
+            background.spawn(async move { flushed.keep_flushing().await });
             log
         });
         let ids = RequestIds::new()?;
@@ -200,7 +205,7 @@ impl Proxy {
             access,
         );
         Ok(Self {
-            _watching: (worker.index == 0).then(|| upstreams.watch()),
+            _background: background,
             ..proxy
         })
     }

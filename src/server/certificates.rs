@@ -11,7 +11,7 @@ use rustls::ServerConfig;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-use super::sockets::Door;
+use super::sockets::Entrance;
 use crate::telemetry::chain;
 use crate::tls::{Settings, TlsError};
 
@@ -76,13 +76,15 @@ impl Certificates {
 }
 
 /// Looks after the certificates of all addresses, as long as it is polled.
-pub(super) async fn keep_fresh(doors: Vec<Arc<Door>>) {
+pub(super) async fn keep_fresh(entrances: Vec<Arc<Entrance>>) {
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        for certificates in doors.iter().filter_map(|door| door.certificates.as_ref()) {
-            certificates.refresh();
+        for door in entrances.iter().map(|entrance| entrance.door.get()) {
+            if let Some(certificates) = &door.certificates {
+                certificates.refresh();
+            }
         }
     }
 }

@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use super::crowd::Crowd;
+use super::current::Current;
 use super::frames::Meter;
 use super::gauge::{Gauge, Overdue, Patience, Verdict};
 use super::opening::{Accepted, Opening, PREFACE, Protocol, open};
@@ -44,7 +45,7 @@ const CLOSE: HeaderValue = HeaderValue::from_static("close");
 /// How long a client that was told of the end has to close its side.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// What all connections of a worker share.
+/// What all connections of a worker share that were opened under the same configuration.
 pub(super) struct Shared<H> {
     http1: http1::Builder,
     http2: http2::Builder<Streams>,
@@ -52,7 +53,9 @@ pub(super) struct Shared<H> {
     patience: Patience,
     pub(super) opening: Opening,
     pub(super) crowd: Crowd,
-    pub(super) handler: Arc<H>,
+    /// All connections have the same one here, so that a new one is there for the next request on
+    /// each of them.
+    pub(super) handler: Arc<Current<H>>,
     pub(super) places: Arc<Semaphore>,
     pub(super) connections: Tasks,
     pub(super) exchanges: Arc<Exchanges>,
@@ -62,6 +65,8 @@ pub(super) struct Shared<H> {
 /// Connections that the whole process may still take.
 #[derive(Clone)]
 pub(super) struct Room {
+    /// Those that are taken included.
+    size: Arc<AtomicUsize>,
     pub(super) places: Arc<Semaphore>,
     pub(super) crowd: Crowd,
 }
@@ -70,9 +75,30 @@ impl Room {
     pub(super) fn new(config: &Config) -> Self {
         let places = config.limits.max_connections.min(Semaphore::MAX_PERMITS);
         Self {
+            size: Arc::new(AtomicUsize::new(places)),
             places: Arc::new(Semaphore::new(places)),
             crowd: Crowd::new(config.limits.max_connections_per_address),
         }
+    }
+
+    /// Takes the limits of another configuration. Connections that are there stay; where they are too
+    /// many now, the places that they give back are taken away. Within a runtime.
+    pub(super) fn resize(&self, config: &Config) {
+        self.crowd.allow(config.limits.max_connections_per_address);
+        let new = config.limits.max_connections.min(Semaphore::MAX_PERMITS);
+        let old = self.size.swap(new, Ordering::Relaxed);
+        if new > old {
+            self.places.add_permits(new - old);
+            return;
+        }
+        let places = Arc::clone(&self.places);
+        let too_many = u32::try_from(old - new).unwrap_or(u32::MAX);
+        // At once when they are free. Otherwise it stands first in the queue until they are.
+        tokio::spawn(async move {
+            if let Ok(taken) = places.acquire_many_owned(too_many).await {
+                taken.forget();
+            }
+        });
     }
 }
 
@@ -82,6 +108,32 @@ struct Limits {
     requests: u32,
     fields: usize,
     control_frames: u32,
+}
+
+impl Limits {
+    fn of(config: &Config) -> Self {
+        Self {
+            requests: config.limits.max_requests_per_connection,
+            fields: config.limits.max_head_fields,
+            control_frames: config.limits.http2_max_control_frames,
+        }
+    }
+}
+
+fn patience(config: &Config) -> Patience {
+    Patience {
+        head: config.timeouts.client_head,
+        idle: config.timeouts.client_idle,
+        write: config.timeouts.client_write,
+    }
+}
+
+fn opening(config: &Config) -> Opening {
+    Opening {
+        handshake: config.timeouts.client_handshake,
+        head: config.timeouts.client_head,
+        trust: config.forwarding.trust.clone(),
+    }
 }
 
 impl<H: Handler> Shared<H> {
@@ -94,27 +146,32 @@ impl<H: Handler> Shared<H> {
         Self {
             http1: http1(config),
             http2: http2(config),
-            limits: Limits {
-                requests: config.limits.max_requests_per_connection,
-                fields: config.limits.max_head_fields,
-                control_frames: config.limits.http2_max_control_frames,
-            },
-            patience: Patience {
-                head: config.timeouts.client_head,
-                idle: config.timeouts.client_idle,
-                write: config.timeouts.client_write,
-            },
-            opening: Opening {
-                handshake: config.timeouts.client_handshake,
-                head: config.timeouts.client_head,
-                trust: config.forwarding.trust.clone(),
-            },
+            limits: Limits::of(config),
+            patience: patience(config),
+            opening: opening(config),
             crowd: room.crowd,
-            handler: Arc::new(handler),
+            handler: Arc::new(Current::new(handler)),
             places: room.places,
             connections: Tasks::default(),
             exchanges: Arc::default(),
             stopping,
+        }
+    }
+
+    /// The same worker, for connections that are opened under another configuration.
+    pub(super) fn under(&self, config: &Config) -> Self {
+        Self {
+            http1: http1(config),
+            http2: http2(config),
+            limits: Limits::of(config),
+            patience: patience(config),
+            opening: opening(config),
+            crowd: self.crowd.clone(),
+            handler: Arc::clone(&self.handler),
+            places: Arc::clone(&self.places),
+            connections: self.connections.clone(),
+            exchanges: Arc::clone(&self.exchanges),
+            stopping: self.stopping.clone(),
         }
     }
 }
@@ -242,13 +299,13 @@ async fn speak<H: Handler>(
     match protocol {
         Protocol::Http1 => {
             let connection = client.shared.http1.serve_connection(io, service);
-            drive(connection.with_upgrades(), client).await
+            drive(connection.with_upgrades(), client, Phase::Draining).await
         }
         Protocol::Http2 => {
             client.gauge.is_multiplexed();
             let connection = client.shared.http2.serve_connection(io, service);
             // Boxed, so that connections of HTTP/1 have no room for it.
-            Box::pin(drive(connection, client)).await
+            Box::pin(drive(connection, client, Phase::Yielding)).await
         }
     }
 }
@@ -286,12 +343,19 @@ where
     }
 }
 
-/// Runs a connection until it ends, the server stops, or the client's time is over.
-async fn drive<H: Handler>(connection: impl Drive, client: &Client<H>) -> Result<(), hyper::Error> {
+/// Runs a connection until it ends, stopping comes to `last`, or the client's time is over.
+///
+/// HTTP/2 says which requests are not served any more, and waits for those that are. With HTTP/1, one
+/// that crosses the end of its connection is lost, so where a successor serves, the next answer ends it.
+async fn drive<H: Handler>(
+    connection: impl Drive,
+    client: &Client<H>,
+    last: Phase,
+) -> Result<(), hyper::Error> {
     let (gauge, shared) = (&client.gauge, &client.shared);
     let mut stopping = shared.stopping.clone();
     let mut connection = pin!(connection);
-    let mut stop = pin!(reached(&mut stopping, Phase::Draining));
+    let mut stop = pin!(reached(&mut stopping, last));
     // It is looked at what the connection does before anybody waits.
     let mut timer = pin!(sleep_until(Instant::now()));
     let mut finishing: Option<Instant> = None;
@@ -343,7 +407,8 @@ async fn answer<H: Handler>(
         response
     } else {
         let peer = client.peer_of(&request);
-        let mut handling = pin!(shared.handler.handle(request, &peer));
+        let handler = shared.handler.get();
+        let mut handling = pin!(handler.handle(request, &peer));
         poll_fn(|cx| asked(handling.as_mut().poll(cx))).await
     };
     if is_http2 {
@@ -352,7 +417,7 @@ async fn answer<H: Handler>(
     } else {
         // The connection learns of the stop in a turn of its own, which may come later.
         let is_last =
-            number >= shared.limits.requests || *shared.stopping.borrow() >= Phase::Draining;
+            number >= shared.limits.requests || *shared.stopping.borrow() >= Phase::Yielding;
         if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(CONNECTION, CLOSE);
         }

@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::{Entry, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Counts the connections of the whole process by their address. An IPv6 network of 64 bits counts
@@ -11,7 +12,7 @@ pub(super) struct Crowd(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    limit: usize,
+    limit: AtomicUsize,
     /// Held for one look-up, and never across an await.
     counts: Mutex<HashMap<IpAddr, usize>>,
 }
@@ -27,9 +28,14 @@ impl Crowd {
     /// At most so many from one address.
     pub(super) fn new(limit: usize) -> Self {
         Self(Arc::new(Inner {
-            limit,
+            limit: AtomicUsize::new(limit),
             counts: Mutex::default(),
         }))
+    }
+
+    /// From now on, at most so many. Those that are there stay.
+    pub(super) fn allow(&self, limit: usize) {
+        self.0.limit.store(limit, Ordering::Relaxed);
     }
 
     /// Takes a place; `None` when there are as many as allowed.
@@ -38,7 +44,7 @@ impl Crowd {
         let mut counts = self.0.lock();
         let count = counts.entry(address).or_insert(0);
         // An address that has just been added has room: the limit is 1 or more.
-        if *count >= self.0.limit {
+        if *count >= self.0.limit.load(Ordering::Relaxed) {
             return None;
         }
         *count = count.saturating_add(1);

@@ -3,13 +3,17 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use listenfd::ListenFd;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::watch;
 
 use super::certificates::Certificates;
+use super::current::Current;
+use super::handover::Predecessor;
 use super::unix::SocketFile;
 use crate::config::{ListenAddress, Listener};
 use crate::tls::TlsError;
@@ -33,15 +37,91 @@ pub struct BindError {
 #[derive(Debug)]
 pub struct Sockets {
     pub(super) sets: Vec<Vec<Bound>>,
-    /// The files of unix sockets, which go when nobody listens any more.
-    pub(super) files: Vec<SocketFile>,
+    /// What they belong to, in the order of the configuration.
+    pub(super) entrances: Vec<Arc<Entrance>>,
+    /// The process that they were taken over from, which waits until this one serves.
+    pub(super) predecessor: Option<Predecessor>,
 }
 
 /// One socket of one worker.
 #[derive(Debug)]
 pub(super) struct Bound {
     pub(super) socket: AnyListener,
-    pub(super) door: Arc<Door>,
+    pub(super) entrance: Arc<Entrance>,
+}
+
+/// One listener of the configuration, for all workers. It stays the same when a new configuration
+/// names the same address, whatever else that says of it.
+#[derive(Debug)]
+pub(super) struct Entrance {
+    /// How the next connection is taken.
+    pub(super) door: Current<Door>,
+    /// Whether a new configuration does not name it any more.
+    pub(super) removed: watch::Sender<bool>,
+    /// The file of a unix socket, which goes when nobody listens any more.
+    pub(super) file: Mutex<Option<SocketFile>>,
+    /// The sockets of all workers, to be handed over to a successor.
+    sockets: Mutex<Vec<AnyListener>>,
+}
+
+impl Entrance {
+    fn new(door: Door) -> Self {
+        Self {
+            door: Current::new(door),
+            removed: watch::Sender::new(false),
+            file: Mutex::default(),
+            sockets: Mutex::default(),
+        }
+    }
+
+    /// Closes it: who has connected is still let in.
+    pub(super) fn remove(&self) {
+        self.remove_file();
+        self.forget_sockets();
+        self.removed.send_replace(true);
+    }
+
+    pub(super) fn remove_file(&self) {
+        drop(lock(&self.file).take());
+    }
+
+    /// Lets the file of a unix socket be.
+    pub(super) fn leave_file(&self) {
+        if let Some(file) = lock(&self.file).take() {
+            file.leave();
+        }
+    }
+
+    /// Keeps no socket open that the workers close.
+    pub(super) fn forget_sockets(&self) {
+        lock(&self.sockets).clear();
+    }
+
+    /// All sockets, each with its address as configured.
+    pub(super) fn copies(&self) -> io::Result<Vec<(String, AnyListener)>> {
+        let address = self.door.get().listener.address.to_string();
+        let sockets = lock(&self.sockets);
+        let copies = sockets
+            .iter()
+            .map(|socket| Ok((address.clone(), socket.try_clone()?)));
+        copies.collect()
+    }
+
+    fn remember(&self, socket: &AnyListener) -> io::Result<()> {
+        lock(&self.sockets).push(socket.try_clone()?);
+        Ok(())
+    }
+}
+
+/// What a new configuration makes of the sockets, ready to be applied.
+#[derive(Debug)]
+pub(super) struct Changed {
+    /// New ones, a set for each worker, and all entrances as they will be.
+    pub(super) sockets: Sockets,
+    /// How connections will be taken where nothing else changes.
+    pub(super) doors: Vec<(Arc<Entrance>, Door)>,
+    /// Those that go.
+    pub(super) removed: Vec<Arc<Entrance>>,
 }
 
 /// How connections to one address are taken.
@@ -89,23 +169,72 @@ impl Sockets {
     ///
     /// The first address that can't be bound.
     pub fn bind(listeners: &[Listener], workers: NonZeroUsize) -> Result<Self, BindError> {
-        let mut sets: Vec<Vec<Bound>> = Vec::new();
-        sets.resize_with(workers.get(), Vec::new);
-        let mut sockets = Self {
-            sets,
-            files: Vec::new(),
-        };
-        let mut handed_over = HandedOver::Unasked;
-        for listener in listeners {
-            let failed = |source| BindError {
+        let mut sockets = Self::none(workers.get());
+        let mut handed_over = HandedOver::default();
+        let met = Predecessor::meet();
+        if let (Some(listener), Err(source)) = (listeners.first(), &met) {
+            return Err(BindError {
                 address: listener.address.clone(),
-                source,
-            };
-            let door = Door::open(listener.clone()).map_err(io::Error::other);
-            let door = Arc::new(door.map_err(failed)?);
-            sockets.add(&door, &mut handed_over).map_err(failed)?;
+                source: io::Error::new(source.kind(), format!("no handover: {source}")),
+            });
+        }
+        if let Ok(Some((predecessor, inherited))) = met {
+            sockets.predecessor = Some(predecessor);
+            handed_over.inherited = inherited;
+        }
+        for listener in listeners {
+            let entrance = Arc::new(Entrance::new(open(listener)?));
+            sockets.add(entrance, listener, &mut handed_over)?;
         }
         Ok(sockets)
+    }
+
+    /// Binds what a new configuration names and `current` has not, and says what becomes of the
+    /// rest. Nothing of `current` is touched.
+    ///
+    /// # Errors
+    ///
+    /// The first address that can't be bound, or whose certificates can't be used.
+    pub(super) fn change(
+        current: &[Arc<Entrance>],
+        listeners: &[Listener],
+        workers: usize,
+    ) -> Result<Changed, BindError> {
+        let mut removed = current.to_vec();
+        let mut changed = Changed {
+            sockets: Self::none(workers),
+            doors: Vec::new(),
+            removed: Vec::new(),
+        };
+        // systemd hands sockets over once, and what was not taken then is closed.
+        let mut handed_over = HandedOver {
+            systemd: Some(Vec::new()),
+            ..HandedOver::default()
+        };
+        for listener in listeners {
+            let door = open(listener)?;
+            let is_here = |it: &Arc<Entrance>| it.door.get().listener.address == listener.address;
+            if let Some(place) = removed.iter().position(is_here) {
+                let kept = removed.remove(place);
+                changed.sockets.entrances.push(Arc::clone(&kept));
+                changed.doors.push((kept, door));
+            } else {
+                let entrance = Arc::new(Entrance::new(door));
+                changed.sockets.add(entrance, listener, &mut handed_over)?;
+            }
+        }
+        changed.removed = removed;
+        Ok(changed)
+    }
+
+    fn none(workers: usize) -> Self {
+        let mut sets: Vec<Vec<Bound>> = Vec::new();
+        sets.resize_with(workers, Vec::new);
+        Self {
+            sets,
+            entrances: Vec::new(),
+            predecessor: None,
+        }
     }
 
     /// The TCP addresses as they are, in the order as given: with port 0, the port that was chosen.
@@ -122,58 +251,116 @@ impl Sockets {
     /// All that is listened on, for people.
     pub(super) fn names(&self) -> Vec<String> {
         let first = self.sets.first().into_iter().flatten();
-        first.map(Bound::name).collect()
+        let mut names: Vec<String> = first.map(Bound::name).collect();
+        // A worker may have inherited several sockets of one address.
+        names.dedup();
+        names
     }
 
-    /// How connections are taken, for each socket of a worker.
-    pub(super) fn doors(&self) -> Vec<Arc<Door>> {
-        let first = self.sets.first().into_iter().flatten();
-        first.map(|bound| Arc::clone(&bound.door)).collect()
+    fn add(
+        &mut self,
+        entrance: Arc<Entrance>,
+        listener: &Listener,
+        handed_over: &mut HandedOver,
+    ) -> Result<(), BindError> {
+        let listening = self.listen(&entrance, listener, handed_over);
+        listening.map_err(|source| BindError {
+            address: listener.address.clone(),
+            source,
+        })?;
+        self.entrances.push(entrance);
+        Ok(())
     }
 
-    fn add(&mut self, door: &Arc<Door>, handed_over: &mut HandedOver) -> io::Result<()> {
-        match &door.listener.address {
-            ListenAddress::Tcp(address) => {
-                let mut bound = *address;
-                for set in &mut self.sets {
-                    let socket = listen(bound)?;
-                    // Port 0 is any port; the other workers need the same one.
-                    bound = socket.local_addr()?;
-                    set.push(Bound {
-                        socket: AnyListener::Tcp(socket),
-                        door: Arc::clone(door),
-                    });
+    fn listen(
+        &mut self,
+        entrance: &Arc<Entrance>,
+        listener: &Listener,
+        handed_over: &mut HandedOver,
+    ) -> io::Result<()> {
+        let inherited = handed_over.inherit(&listener.address.to_string());
+        match &listener.address {
+            ListenAddress::Tcp(address) => self.listen_tcp(*address, inherited, entrance)?,
+            _ if !inherited.is_empty() => {
+                if let ListenAddress::Unix(path) = &listener.address {
+                    *lock(&entrance.file) = SocketFile::adopt(path).ok();
+                }
+                for socket in inherited {
+                    self.share(&socket, entrance)?;
                 }
             }
             ListenAddress::Unix(path) => {
-                let (socket, file) = SocketFile::listen(path, door.listener.mode, BACKLOG)?;
-                self.files.push(file);
-                self.share(&AnyListener::Unix(socket), door)?;
+                let (socket, file) = SocketFile::listen(path, listener.mode, BACKLOG)?;
+                *lock(&entrance.file) = Some(file);
+                self.share(&AnyListener::Unix(socket), entrance)?;
             }
             ListenAddress::Systemd(name) => {
                 for socket in handed_over.take(name.as_deref())? {
-                    self.share(&socket, door)?;
+                    self.share(&socket, entrance)?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives each worker a socket of its own. All that were inherited are used, since connections may
+    /// wait in each.
+    fn listen_tcp(
+        &mut self,
+        mut address: SocketAddr,
+        inherited: Vec<AnyListener>,
+        entrance: &Arc<Entrance>,
+    ) -> io::Result<()> {
+        let count = self.sets.len();
+        let mut inherited = inherited.into_iter();
+        for turn in 0.. {
+            let socket = match inherited.next() {
+                Some(socket) => socket,
+                None if turn < count => AnyListener::Tcp(listen(address)?),
+                None => break,
+            };
+            if let AnyListener::Tcp(socket) = &socket {
+                // Port 0 is any port; the other workers need the same one.
+                address = socket.local_addr()?;
+            }
+            entrance.remember(&socket)?;
+            if let Some(set) = self.sets.get_mut(turn % count) {
+                set.push(Bound {
+                    socket,
+                    entrance: Arc::clone(entrance),
+                });
             }
         }
         Ok(())
     }
 
     /// Gives all workers the same socket.
-    fn share(&mut self, socket: &AnyListener, door: &Arc<Door>) -> io::Result<()> {
+    fn share(&mut self, socket: &AnyListener, entrance: &Arc<Entrance>) -> io::Result<()> {
+        entrance.remember(socket)?;
         for set in &mut self.sets {
             set.push(Bound {
                 socket: socket.try_clone()?,
-                door: Arc::clone(door),
+                entrance: Arc::clone(entrance),
             });
         }
         Ok(())
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn open(listener: &Listener) -> Result<Door, BindError> {
+    Door::open(listener.clone()).map_err(|error| BindError {
+        address: listener.address.clone(),
+        source: io::Error::other(error),
+    })
+}
+
 impl Bound {
     fn name(&self) -> String {
-        match (&self.socket, &self.door.listener.address) {
+        match (&self.socket, &self.entrance.door.get().listener.address) {
             (AnyListener::Tcp(socket), address) => match socket.local_addr() {
                 Ok(address) => address.to_string(),
                 Err(_) => address.to_string(),
@@ -188,6 +375,15 @@ impl Bound {
                     path.and_then(|at| at.as_pathname().map(|path| path.display().to_string()));
                 path.map_or_else(|| address.to_string(), |path| format!("unix:{path}"))
             }
+        }
+    }
+}
+
+impl AsFd for AnyListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Unix(socket) => socket.as_fd(),
         }
     }
 }
@@ -216,21 +412,29 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// The sockets that systemd handed over, with their names, until they are taken.
-enum HandedOver {
-    /// Nobody has looked: a process without such a listener leaves them alone.
-    Unasked,
-    All(Vec<(String, AnyListener)>),
+/// The sockets that were handed over to this process, until they are taken.
+#[derive(Default)]
+struct HandedOver {
+    /// By the process before, with their addresses.
+    inherited: Vec<(String, AnyListener)>,
+    /// By systemd, with their names. `None` when nobody has looked: a process without such a listener
+    /// leaves them alone.
+    systemd: Option<Vec<(String, AnyListener)>>,
 }
 
 impl HandedOver {
+    /// Takes those of this address.
+    fn inherit(&mut self, address: &str) -> Vec<AnyListener> {
+        let is_meant = |(of, _): &mut (String, AnyListener)| of == address;
+        let taken = self.inherited.extract_if(.., is_meant);
+        taken.map(|(_, socket)| socket).collect()
+    }
+
     /// Takes those of this name, or all that are left.
     fn take(&mut self, name: Option<&str>) -> io::Result<Vec<AnyListener>> {
-        if let Self::Unasked = self {
-            *self = Self::All(from_systemd()?);
-        }
-        let Self::All(all) = self else {
-            return Ok(Vec::new());
+        let all = match &mut self.systemd {
+            Some(all) => all,
+            None => self.systemd.insert(from_systemd()?),
         };
         let is_meant =
             |(has, _): &mut (String, AnyListener)| name.is_none_or(|name| name == has.as_str());

@@ -10,6 +10,7 @@ use kit::{Client, Proxy, Upstream, config};
 
 use super::*;
 use crate::config::{ListenAddress, Listener};
+use std::convert::Infallible;
 
 #[tokio::test]
 async fn a_request_goes_through_and_back() {
@@ -480,7 +481,10 @@ fn a_worker_that_fails_to_start_ends_the_server() {
         }
         std::future::pending::<Result<kit::Forward, _>>().await
     };
-    let error = run(&config, sockets, make, std::future::pending::<()>).unwrap_err();
+    let error = run(&config, sockets, make, async || {
+        std::future::pending().await
+    })
+    .unwrap_err();
     assert_eq!(error.to_string(), "worker 1 failed");
 }
 
@@ -495,6 +499,8 @@ fn a_worker_that_panics_ends_the_server() {
         }
         Err::<kit::Forward, _>("unreachable".into())
     };
-    let outcome = run(&config, sockets, make, std::future::pending::<()>);
+    let outcome = run(&config, sockets, make, async || {
+        std::future::pending().await
+    });
     assert!(matches!(outcome, Err(RunError::Worker { index: 0, .. })));
 }

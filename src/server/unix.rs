@@ -13,8 +13,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
-    /// Device and inode, which tell it from a successor's.
-    identity: (u64, u64),
+    /// Device and inode, which tell it from another one's. `None` when it is not ours any more.
+    identity: Option<(u64, u64)>,
 }
 
 impl SocketFile {
@@ -53,16 +53,30 @@ impl SocketFile {
         })?;
         let file = Self {
             path: path.to_owned(),
-            identity,
+            identity: Some(identity),
         };
         Ok((socket.into(), file))
+    }
+
+    /// The file of a socket that was made by the process before this one.
+    pub(super) fn adopt(path: &Path) -> io::Result<Self> {
+        let file = fs::symlink_metadata(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            identity: Some((file.dev(), file.ino())),
+        })
+    }
+
+    /// Lets the file be: it is another process's now.
+    pub(super) fn leave(mut self) {
+        self.identity = None;
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let is_ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
+            .is_ok_and(|file| Some((file.dev(), file.ino())) == self.identity);
         if is_ours {
             // One that is left behind is replaced at the next start.
             fs::remove_file(&self.path).unwrap_or_default();

@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error};
 
 use super::connection::{self, Room, Shared};
+use super::current::Current;
 use super::opening::Accepted;
-use super::sockets::{AnyListener, Bound, Door};
+use super::sockets::{AnyListener, Bound, Entrance};
 use super::transport::{self, Wire};
 use super::{BoxError, Phase, Report, reached};
 use crate::config::Config;
@@ -24,8 +25,9 @@ use crate::proxy::{Handler, Remote, Worker};
 
 /// How long accepting pauses when the process is out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
 /// What a worker is started with.
-pub(super) struct Setup {
+pub(super) struct Setup<M> {
     pub(super) index: usize,
     pub(super) config: Arc<Config>,
     pub(super) sockets: Vec<Bound>,
@@ -33,10 +35,25 @@ pub(super) struct Setup {
     pub(super) stopping: watch::Receiver<Phase>,
     /// Is dropped when this worker listens no more; nothing is sent by it.
     pub(super) ears: mpsc::Sender<Infallible>,
+    /// Is told when this worker serves.
+    pub(super) started: mpsc::Sender<()>,
+    pub(super) changes: mpsc::Receiver<Change<M>>,
+}
+
+/// Another configuration, which all workers take or none does.
+pub(super) struct Change<M> {
+    pub(super) config: Arc<Config>,
+    pub(super) make: Arc<M>,
+    /// Sockets to listen on besides those that there are.
+    pub(super) sockets: Vec<Bound>,
+    /// Is told whether this worker can take it.
+    pub(super) ready: mpsc::Sender<Result<(), BoxError>>,
+    /// Says that all can; is dropped when one can't.
+    pub(super) go: oneshot::Receiver<()>,
 }
 
 /// Runs a worker on this thread to its end.
-pub(super) fn run<H, M, F>(setup: Setup, make: &M) -> Result<Report, BoxError>
+pub(super) fn run<H, M, F>(setup: Setup<M>, make: &M) -> Result<Report, BoxError>
 where
     H: Handler,
     M: Fn(Worker) -> F,
@@ -51,7 +68,7 @@ where
     report
 }
 
-async fn serve<H, M, F>(setup: Setup, make: &M) -> Result<Report, BoxError>
+async fn serve<H, M, F>(mut setup: Setup<M>, make: &M) -> Result<Report, BoxError>
 where
     H: Handler,
     M: Fn(Worker) -> F,
@@ -64,54 +81,147 @@ where
     };
     let mut stopping = setup.stopping.clone();
     let handler = tokio::select! {
-        handler = make(worker) => handler?,
+        handler = make(worker.clone()) => handler?,
         () = reached(&mut stopping, Phase::Closing) => return Ok(Report::default()),
     };
-    let shared = Arc::new(Shared::new(
-        &setup.config,
-        handler,
-        setup.room,
-        setup.stopping,
-    ));
-    let mut listening = JoinSet::new();
-    for Bound { socket, door } in setup.sockets {
-        let socket = Socket::new(socket)?;
-        listening.spawn(accept_all(socket, door, Arc::clone(&shared)));
+    let shared = Shared::new(&setup.config, handler, setup.room, setup.stopping);
+    let (connections, exchanges) = (shared.connections.clone(), Arc::clone(&shared.exchanges));
+    let mut serving = Serving {
+        worker,
+        config: setup.config,
+        current: Arc::new(Current::new(shared)),
+        listening: JoinSet::new(),
+    };
+    for Bound { socket, entrance } in setup.sockets {
+        serving.listen(Socket::new(socket)?, entrance);
     }
-    reached(&mut stopping, Phase::Closing).await;
+    // Who waits for it is there as long as it is not told to stop.
+    setup.started.send(()).await.unwrap_or_default();
+    tokio::select! {
+        () = reached(&mut stopping, Phase::Closing) => {}
+        () = serving.follow(&mut setup.changes) => {}
+    }
     // A task that panicked has closed its socket, too.
-    while listening.join_next().await.is_some() {}
-    shared.exchanges.draining.store(true, Ordering::Relaxed);
+    while serving.listening.join_next().await.is_some() {}
+    exchanges.draining.store(true, Ordering::Relaxed);
     drop(setup.ears);
-    reached(&mut stopping, Phase::Draining).await;
+    reached(&mut stopping, Phase::Yielding).await;
     let drained = async {
         // In this order: connections begin tunnels and tasks, and not the other way round.
-        shared.connections.idle().await;
+        connections.idle().await;
         tasks.idle().await;
     };
     tokio::select! {
         // An exchange that is still running is counted below.
-        _ = timeout(setup.config.timeouts.drain, drained) => {}
+        _ = timeout(serving.config.timeouts.drain, drained) => {}
         () = reached(&mut stopping, Phase::Stopped) => {}
     }
-    let exchanges = &shared.exchanges;
     Ok(Report {
         finished: exchanges.finished.load(Ordering::Relaxed),
         cut_off: exchanges.running.load(Ordering::Relaxed) + tasks.running(),
     })
 }
 
-async fn accept_all<H: Handler>(socket: Socket, door: Arc<Door>, shared: Arc<Shared<H>>) {
-    let mut stopping = shared.stopping.clone();
-    tokio::select! {
-        () = reached(&mut stopping, Phase::Closing) => {}
-        () = accept_each(&socket, &door, &shared) => {}
+/// A worker that serves.
+struct Serving<H> {
+    worker: Worker,
+    config: Arc<Config>,
+    /// What the next connection is served with.
+    current: Arc<Current<Shared<H>>>,
+    listening: JoinSet<()>,
+}
+
+impl<H: Handler> Serving<H> {
+    fn listen(&mut self, socket: Socket, entrance: Arc<Entrance>) {
+        let current = Arc::clone(&self.current);
+        self.listening.spawn(accept_all(socket, entrance, current));
+    }
+
+    /// Takes one configuration after the other.
+    async fn follow<M, F>(&mut self, changes: &mut mpsc::Receiver<Change<M>>)
+    where
+        M: Fn(Worker) -> F,
+        F: Future<Output = Result<H, BoxError>>,
+    {
+        while let Some(change) = changes.recv().await {
+            self.take(change).await;
+        }
+        // The server is gone, which the phase tells.
+        std::future::pending::<()>().await;
+    }
+
+    /// Makes everything that can fail, and uses it when all workers have.
+    async fn take<M, F>(&mut self, change: Change<M>)
+    where
+        M: Fn(Worker) -> F,
+        F: Future<Output = Result<H, BoxError>>,
+    {
+        let prepare = async {
+            let handler = (change.make)(self.worker.clone()).await?;
+            let sockets = change.sockets.into_iter().map(|bound| {
+                let socket = Socket::new(bound.socket)?;
+                Ok::<_, io::Error>((socket, bound.entrance))
+            });
+            Ok((handler, sockets.collect::<io::Result<Vec<_>>>()?))
+        };
+        let (prepared, said) = match prepare.await {
+            Ok(prepared) => (Some(prepared), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        // When nobody hears it, nobody says go.
+        change.ready.send(said).await.unwrap_or_default();
+        if let (Some((handler, sockets)), Ok(())) = (prepared, change.go.await) {
+            let shared = self.current.get();
+            shared.handler.set(handler);
+            self.current.set(shared.under(&change.config));
+            self.config = change.config;
+            for (socket, entrance) in sockets {
+                self.listen(socket, entrance);
+            }
+        }
+        // Those that were removed have ended.
+        while self.listening.try_join_next().is_some() {}
     }
 }
 
-async fn accept_each<H: Handler>(socket: &Socket, door: &Arc<Door>, shared: &Arc<Shared<H>>) {
+async fn accept_all<H: Handler>(
+    socket: Socket,
+    entrance: Arc<Entrance>,
+    current: Arc<Current<Shared<H>>>,
+) {
+    let mut stopping = current.get().stopping.clone();
+    let mut removed = entrance.removed.subscribe();
+    tokio::select! {
+        () = reached(&mut stopping, Phase::Closing) => {}
+        () = accept_each(&socket, &entrance, &current, Last::Never) => {}
+        () = async { drop(removed.wait_for(|removed| *removed).await) } => {
+            // Who has connected already would be cut off.
+            accept_each(&socket, &entrance, &current, Last::NobodyWaits).await;
+        }
+    }
+}
+
+/// When accepting ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Last {
+    Never,
+    /// With the connections that are there.
+    NobodyWaits,
+}
+
+async fn accept_each<H: Handler>(
+    socket: &Socket,
+    entrance: &Arc<Entrance>,
+    current: &Current<Shared<H>>,
+    last: Last,
+) {
     loop {
-        let (wire, remote) = accept(socket).await;
+        let (wire, remote) = tokio::select! {
+            biased;
+            accepted = accept(socket) => accepted,
+            () = std::future::ready(()), if last == Last::NobodyWaits => return,
+        };
+        let shared = current.get();
         // After accepting, not before: a worker that waits for a connection must not sit on the
         // place that a connection to another worker's socket needs. So each socket may hold one
         // connection more, of which nothing is read.
@@ -121,10 +231,10 @@ async fn accept_each<H: Handler>(socket: &Socket, door: &Arc<Door>, shared: &Arc
         let accepted = Accepted {
             wire,
             remote,
-            door: Arc::clone(door),
+            door: entrance.door.get(),
             at: Instant::now(),
         };
-        let task = connection::serve(accepted, Box::new(place), Arc::clone(shared));
+        let task = connection::serve(accepted, Box::new(place), Arc::clone(&shared));
         shared.connections.spawn(task);
     }
 }

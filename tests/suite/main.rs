@@ -69,6 +69,8 @@ mod python_refusals;
 #[cfg(test)]
 mod python_sharing;
 #[cfg(test)]
+mod reload;
+#[cfg(test)]
 mod route_policy;
 #[cfg(test)]
 mod servers;

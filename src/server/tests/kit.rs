@@ -126,6 +126,7 @@ impl Proxy {
                 if signalled.recv().await.is_none() {
                     std::future::pending::<Infallible>().await;
                 }
+                Order::Stop
             };
             let report = run(&config, sockets, make, stop).unwrap();
             finished.send(report).unwrap_or_default();

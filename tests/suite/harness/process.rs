@@ -31,6 +31,12 @@ enum Stream {
 }
 
 impl Output {
+    fn count(&self, text: &str) -> usize {
+        let said =
+            |(from, line): &&(Stream, String)| *from == Stream::Stderr && line.contains(text);
+        self.lines.iter().filter(said).count()
+    }
+
     fn text(&self, stream: Stream) -> String {
         let lines = self.lines.iter().filter(|(from, _)| *from == stream);
         lines
@@ -87,6 +93,19 @@ impl Process {
         self.line(what, &[Stream::Stdout, Stream::Stderr], find)
     }
 
+    /// How many lines of its messages contain this text so far.
+    pub(crate) fn count(&self, text: &str) -> usize {
+        self.output.lock().count(text)
+    }
+
+    /// Waits until more lines of its messages than that contain this text.
+    pub(crate) fn says_more_often(&self, text: &str, than: usize) {
+        let found = self
+            .output
+            .wait(|output| (output.count(text) > than).then_some(()));
+        found.unwrap_or_else(|| panic!("{} does not say {text:?} again", self.name));
+    }
+
     /// The process's number.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
@@ -119,6 +138,11 @@ impl Process {
             stdout: output.text(Stream::Stdout),
             stderr: output.text(Stream::Stderr),
         }
+    }
+
+    /// Waits until the program has ended, whoever shares its output.
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
+        self.reap().code()
     }
 
     /// Ends the program with SIGKILL.

@@ -1,5 +1,6 @@
 //! The real proxy, as a process.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,6 +21,7 @@ pub(crate) const SECRET: &str = "a secret that only the tests of pycket use";
 pub(crate) struct Builder {
     config: String,
     env: Vec<(String, String)>,
+    program: Option<PathBuf>,
 }
 
 /// A running proxy. It is killed and reaped when this goes.
@@ -28,7 +30,7 @@ pub(crate) struct Pycket {
     builder: Builder,
     process: Process,
     address: SocketAddr,
-    _file: ConfigFile,
+    file: ConfigFile,
 }
 
 impl Pycket {
@@ -52,6 +54,7 @@ impl Pycket {
         Builder {
             config: config.to_owned(),
             env: Vec::new(),
+            program: None,
         }
     }
 
@@ -87,6 +90,26 @@ impl Pycket {
         self.process.signal(signal);
     }
 
+    /// Writes its configuration file anew, with this added or replaced.
+    pub(crate) fn reconfigure(&mut self, toml: &str) {
+        self.builder = self.builder.clone().config(toml);
+        self.file.write(self.builder.text());
+    }
+
+    /// Writes its configuration file anew, and waits until it holds.
+    pub(crate) fn reload(&mut self, toml: &str) {
+        self.reconfigure(toml);
+        let said = self.process.count("the configuration was reloaded");
+        self.signal("HUP");
+        self.process
+            .says_more_often("the configuration was reloaded", said);
+    }
+
+    /// Writes exactly this as its configuration file.
+    pub(crate) fn overwrite(&self, text: &str) {
+        self.file.write(text);
+    }
+
     /// The process's number.
     pub(crate) fn pid(&self) -> u32 {
         self.process.pid()
@@ -95,6 +118,11 @@ impl Pycket {
     /// Waits until it has ended.
     pub(crate) fn ended(&mut self) -> Ended {
         self.process.wait()
+    }
+
+    /// Waits until the process itself has ended, whoever shares its output; its exit code.
+    pub(crate) fn gone(&mut self) -> Option<i32> {
+        self.process.exit_code()
     }
 
     /// Asks it to stop (SIGTERM), and waits until it has.
@@ -152,6 +180,12 @@ impl Builder {
         self
     }
 
+    /// Runs the program that is there.
+    pub(crate) fn program(mut self, path: &Path) -> Self {
+        self.program = Some(path.to_owned());
+        self
+    }
+
     /// Starts it, and waits until it listens.
     pub(crate) fn start(self) -> Pycket {
         let file = ConfigFile::new(&self.config);
@@ -161,7 +195,7 @@ impl Builder {
             builder: self,
             process,
             address,
-            _file: file,
+            file,
         }
     }
 
@@ -179,7 +213,10 @@ impl Builder {
     }
 
     fn spawn(&self, file: &ConfigFile) -> Process {
-        let mut command = program();
+        let mut command = match &self.program {
+            Some(path) => program_at(path.as_os_str()),
+            None => program(),
+        };
         command.arg("run").arg("--config").arg(file.path());
         command.envs(self.env.iter().cloned());
         Process::start(&mut command, "of this project")
@@ -195,7 +232,11 @@ fn listens_on(line: &str) -> Option<SocketAddr> {
 
 /// The program, without arguments.
 pub(crate) fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pycket"));
+    program_at(OsStr::new(env!("CARGO_BIN_EXE_pycket")))
+}
+
+fn program_at(path: &OsStr) -> Command {
+    let mut command = Command::new(path);
     // Whoever runs the tests may have a proxy configured by its environment.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PYCKET_") {
@@ -215,8 +256,13 @@ impl ConfigFile {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("pycket-{}-{number}.toml", std::process::id());
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        std::fs::write(&path, text).expect("the directory can be written");
-        Self(path)
+        let file = Self(path);
+        file.write(text);
+        file
+    }
+
+    fn write(&self, text: &str) {
+        std::fs::write(&self.0, text).expect("the directory can be written");
     }
 
     fn path(&self) -> &Path {

@@ -1,0 +1,359 @@
+//! Another configuration while it runs, and another program: nothing is lost.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+use std::{iter, thread};
+
+use crate::harness::{
+    Address, AppRequest, AppResponse, Browser, DEADLINE, Gate, Pycket, Upstream, Wire, tool,
+};
+
+/// An application that says its name, and the name of who is logged in.
+fn named(name: &'static str) -> Upstream {
+    Upstream::app(move |request| match request.target.as_str() {
+        "/login" => AppResponse::see_other("/").header("X-Session-Set", "user=alice"),
+        _ => AppResponse::ok(format!("{name} {}", session(request))),
+    })
+}
+
+fn session(request: &AppRequest) -> &str {
+    request.header("X-Session").unwrap_or("-")
+}
+
+fn get(wire: &mut Wire) -> String {
+    wire.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    let head = wire.read_head();
+    assert_eq!(head.status(), 200);
+    let length = head.fields.one("Content-Length").unwrap().parse().unwrap();
+    String::from_utf8(wire.read_exactly(length)).unwrap()
+}
+
+fn upstream(app: &Upstream) -> String {
+    format!("upstream = 'http://{}'", app.address())
+}
+
+#[test]
+fn connections_that_are_there_get_the_new_upstream_and_sessions_survive() {
+    let (old, new) = (named("old"), named("new"));
+    let mut pycket = Pycket::with(&old).start();
+    let mut browser = Browser::at(&pycket);
+    browser.post("/login", "");
+    let mut kept = Wire::connect(&pycket);
+    assert_eq!(get(&mut kept), "old {}");
+    pycket.reload(&upstream(&new));
+    assert_eq!(get(&mut kept), "new {}");
+    assert_eq!(browser.get("/").text(), r#"new {"user":"alice"}"#);
+    assert_eq!(pycket.stop().code, Some(0));
+}
+
+#[test]
+fn exchange_that_runs_ends_with_the_old_configuration() {
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let old = Upstream::app(move |_| {
+        held.pass();
+        AppResponse::ok("old")
+    });
+    let new = named("new");
+    let mut pycket = Pycket::with(&old).config("workers = 1").start();
+    let mut slow = Wire::connect(&pycket);
+    slow.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    old.request(1);
+    pycket.reload(&upstream(&new));
+    assert_eq!(Browser::at(&pycket).get("/").text(), "new {}");
+    gate.open();
+    slow.read_until("old");
+    assert_eq!(get(&mut slow), "new {}");
+}
+
+#[test]
+fn bad_file_is_reported_as_check_does_and_changes_nothing() {
+    let (old, new) = (named("old"), named("new"));
+    let mut pycket = Pycket::with(&old).start();
+    let stays = "the configuration was not reloaded: the old one stays";
+    pycket.overwrite("upstream = \n");
+    pycket.signal("HUP");
+    assert!(pycket.says(stays).contains("not TOML"));
+    assert_eq!(Browser::at(&pycket).get("/").text(), "old {}");
+
+    // An address that is taken; the upstream would have been fine.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    pycket.reconfigure(&format!(
+        "{}\nlisten = ['127.0.0.1:0', '{address}']",
+        upstream(&new)
+    ));
+    pycket.signal("HUP");
+    pycket.says(&format!("can't listen on {address}"));
+    assert_eq!(Browser::at(&pycket).get("/").text(), "old {}");
+
+    // Mended, it is taken.
+    pycket.reload("listen = '127.0.0.1:0'");
+    assert_eq!(Browser::at(&pycket).get("/").text(), "new {}");
+}
+
+#[test]
+fn routes_and_limits_change() {
+    let (old, new) = (named("old"), named("new"));
+    let mut pycket = Pycket::with(&old).start();
+    let mut browser = Browser::at(&pycket);
+    assert_eq!(browser.post("/", "0123456789").status, 200);
+    pycket.reload(&format!(
+        "limits.max_body = '9B'\n[[route]]\npath = '/new'\n{}",
+        upstream(&new)
+    ));
+    assert_eq!(browser.post("/", "0123456789").status, 413);
+    assert_eq!(browser.post("/", "012345678").status, 200);
+    assert_eq!(browser.get("/new/page").text(), "new {}");
+    assert_eq!(browser.get("/").text(), "old {}");
+}
+
+#[test]
+fn cookie_of_another_secret_counts_no_more() {
+    let app = named("app");
+    let mut pycket = Pycket::with(&app).start();
+    let mut browser = Browser::at(&pycket);
+    browser.post("/login", "");
+    pycket.reload("cookies.secret = 'another secret that is long enough for it'");
+    assert_eq!(browser.get("/").text(), "app {}");
+}
+
+#[test]
+fn listeners_come_and_go_and_the_others_stay() {
+    let app = named("app");
+    let mut pycket = Pycket::with(&app).start();
+    let mut kept = Wire::connect(&pycket);
+    assert_eq!(get(&mut kept), "app {}");
+    pycket.reload("listen = ['127.0.0.1:0', '127.0.0.1:0']");
+    let second = pycket.second_address();
+    let mut other = Wire::connect(&second);
+    assert_eq!(get(&mut other), "app {}");
+    pycket.reload("listen = '127.0.0.1:0'");
+    until("nobody listens", || {
+        TcpStream::connect(second)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    });
+    assert_eq!(get(&mut other), "app {}", "it may finish");
+    assert_eq!(get(&mut kept), "app {}");
+    assert_eq!(get(&mut Wire::connect(&pycket)), "app {}");
+}
+
+/// Asks until it is so.
+fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !is() {
+        assert!(Instant::now() < end, "{what}: not so");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn what_needs_a_restart_is_named_and_the_rest_is_taken() {
+    let (old, new) = (named("old"), named("new"));
+    let mut pycket = Pycket::with(&old).config("workers = 2").start();
+    pycket.reload(&format!(
+        "{}\nworkers = 3\nlog.level = 'debug'\nstorage.max_memory = '9MiB'",
+        upstream(&new)
+    ));
+    for text in ["`workers` stays 2", "`log.level`", "`storage.max_memory`"] {
+        pycket.says(text);
+    }
+    assert_eq!(Browser::at(&pycket).get("/").text(), "new {}");
+}
+
+#[test]
+fn file_that_changes_is_taken_where_it_is_watched() {
+    let (old, new) = (named("old"), named("new"));
+    let mut pycket = Pycket::with(&old).config("reload = 'watch'").start();
+    pycket.reconfigure(&upstream(&new));
+    pycket.says("the configuration was reloaded");
+    assert_eq!(Browser::at(&pycket).get("/").text(), "new {}");
+}
+
+/// Clients that ask by connections of their own, and open new ones when they are told to, until
+/// `change` is done; how many answers they got. None may be missing.
+fn load(address: SocketAddr, change: impl FnOnce()) -> usize {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let clients: Vec<_> = iter::repeat_with(|| {
+            scope.spawn(|| {
+                let mut answers = 0;
+                let mut wire = Wire::connect(&address);
+                while !done.load(Ordering::Relaxed) {
+                    wire.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+                    let head = wire.read_head();
+                    assert_eq!(head.status(), 200);
+                    let length = head.fields.one("Content-Length").unwrap().parse().unwrap();
+                    wire.read_exactly(length);
+                    answers += 1;
+                    if head
+                        .fields
+                        .one("Connection")
+                        .is_some_and(|it| it == "close")
+                    {
+                        wire = Wire::connect(&address);
+                    }
+                }
+                answers
+            })
+        })
+        .take(4)
+        .collect();
+        change();
+        done.store(true, Ordering::Relaxed);
+        clients.into_iter().map(|it| it.join().unwrap()).sum()
+    })
+}
+
+/// What h2load asks meanwhile must all be answered.
+fn h2load(address: SocketAddr, arguments: &[&str], count: usize) {
+    let url = format!("http://{address}/");
+    let requests = count.to_string();
+    let usual = ["-n", &requests, "-c", "8", "-t", "1"];
+    let report = tool(
+        "h2load",
+        "nghttp2-client",
+        &[&usual, arguments, &[&url]].concat(),
+    )
+    .stdout;
+    let all = format!("{count} total, {count} started, {count} done, {count} succeeded, 0 failed");
+    assert!(report.contains(&all), "{report}");
+}
+
+#[test]
+fn reloads_under_load_lose_no_request() {
+    let (one, two) = (named("one"), named("two"));
+    let mut pycket = Pycket::with(&one).start();
+    let address = pycket.address();
+    let answers = thread::scope(|scope| {
+        let http1 = scope.spawn(move || h2load(address, &["--h1"], 3000));
+        let http2 = scope.spawn(move || h2load(address, &["-m", "8"], 3000));
+        load(address, || {
+            let mut turn = [&two, &one].into_iter().cycle();
+            let mut reloads = 0;
+            while reloads < 10 || !http1.is_finished() || !http2.is_finished() {
+                let app = turn.next().unwrap();
+                pycket.reload(&upstream(app));
+                reloads += 1;
+            }
+        })
+    });
+    assert!(answers > 10, "{answers}");
+    for app in [&one, &two] {
+        assert!(!app.requests().is_empty());
+    }
+    assert_eq!(pycket.stop().code, Some(0));
+}
+
+/// The process that took over. It is killed when this goes.
+struct Successor(String);
+
+impl Successor {
+    /// Tells `old` to make one, and waits until that has ended.
+    fn of(old: &mut Pycket) -> Self {
+        old.signal("USR2");
+        let said = old.says("a successor was started");
+        let (_, pid) = said.split_once("\"pid\":").unwrap();
+        let digits = pid.find(|c: char| !c.is_ascii_digit()).unwrap();
+        let successor = Self(pid[..digits].to_owned());
+        old.says("the successor serves");
+        successor
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.0]).status();
+        assert!(sent.unwrap().success());
+    }
+}
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _gone = Command::new("kill").args(["-KILL", &self.0]).output();
+    }
+}
+
+#[test]
+fn successor_takes_over_under_load_without_losing_a_request() {
+    let app = named("app");
+    let mut pycket = Pycket::with(&app).start();
+    let address = pycket.address();
+    let mut successor = None;
+    thread::scope(|scope| {
+        let asked = scope.spawn(move || h2load(address, &["--h1"], 4000));
+        let answers = load(address, || {
+            until("the load has begun", || app.requests().len() > 100);
+            successor = Some(Successor::of(&mut pycket));
+            assert_eq!(pycket.gone(), Some(0));
+            let before = app.requests().len();
+            until("the successor answers", || {
+                app.requests().len() > before + 100
+            });
+            until("all are answered", || asked.is_finished());
+        });
+        assert!(answers > 100, "{answers}");
+    });
+    let successor = successor.unwrap();
+    assert_ne!(successor.0, pycket.pid().to_string());
+    assert_eq!(get(&mut Wire::connect(&address)), "app {}");
+    successor.signal("-TERM");
+    // Both have ended their output.
+    assert!(pycket.ended().stderr.contains("\"cut_off\":0"));
+}
+
+#[test]
+fn what_runs_in_the_old_process_may_finish_and_unix_sockets_stay() {
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let app = Upstream::app(move |request| {
+        if request.target == "/slow" {
+            held.pass();
+        }
+        AppResponse::ok("whole")
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let listen = format!("listen = ['127.0.0.1:0', 'unix:{}']", path.display());
+    let mut old = Pycket::with(&app).config(&listen).start();
+    let mut slow = Wire::connect(&old);
+    slow.send("GET /slow HTTP/1.1\r\nHost: h\r\n\r\n");
+    app.request(1);
+    let successor = Successor::of(&mut old);
+    assert_eq!(get(&mut Wire::connect(&old)), "whole");
+    gate.open();
+    slow.read_until("whole");
+    assert_eq!(old.gone(), Some(0));
+    let path = path.to_str().unwrap();
+    let answer = crate::harness::curl(&["--unix-socket", path, "http://h/"]);
+    assert_eq!(answer, "whole");
+    successor.signal("-TERM");
+    old.ended();
+    assert!(!std::fs::exists(path).unwrap(), "the successor removes it");
+}
+
+#[test]
+fn successor_that_can_not_serve_leaves_the_old_process_serving() {
+    let app = named("app");
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let program = folder.path().join("pycket");
+    std::fs::hard_link(env!("CARGO_BIN_EXE_pycket"), &program).unwrap();
+    let mut pycket = Pycket::with(&app).program(&program).start();
+    let mut kept = Wire::connect(&pycket);
+    pycket.reconfigure("no_such_key = 1");
+    pycket.signal("USR2");
+    pycket.says("it has ended before it served: exit status: 78");
+    assert_eq!(get(&mut kept), "app {}");
+
+    std::fs::remove_file(&program).unwrap();
+    std::fs::write(&program, "#!/bin/sh\nexit 7\n").unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&program, executable).unwrap();
+    pycket.signal("USR2");
+    pycket.says("it has ended before it served: exit status: 7");
+    assert_eq!(get(&mut kept), "app {}");
+    assert_eq!(get(&mut Wire::connect(&pycket)), "app {}");
+    assert_eq!(pycket.stop().code, Some(0));
+}
