@@ -27,8 +27,7 @@ fn with_findings(
         flags,
         processors: NonZeroUsize::new(4).unwrap(),
         read_file: &|path: &Path| match path.to_str() {
-            Some("conf/ca.pem") => Ok(CERT.to_vec()),
-            Some("conf/cert.pem") => Ok(CERT.to_vec()),
+            Some("conf/ca.pem" | "conf/cert.pem") => Ok(CERT.to_vec()),
             Some("conf/key.pem") => Ok(KEY.to_vec()),
             Some("conf/other.pem") => Ok(OTHER_KEY.to_vec()),
             Some("conf/key") => Ok(b"0123456789abcdef0123456789abcdeg\r\n".to_vec()),
