@@ -58,12 +58,12 @@ pub(super) enum HandoverError {
 /// serves, or when it won't.
 pub(super) fn begin(
     mut command: Command,
-    sockets: Vec<(String, AnyListener)>,
+    sockets: Vec<Named>,
 ) -> oneshot::Receiver<Result<(), HandoverError>> {
     let (tell, told) = oneshot::channel();
     // It waits for another process, which the runtime must not.
     let waiting = move || {
-        let outcome = hand_over(&mut command, sockets);
+        let outcome = hand_over(&mut command, &sockets);
         // Nobody waits for it when we are told to stop meanwhile.
         tell.send(outcome).unwrap_or_default();
     };
@@ -73,10 +73,7 @@ pub(super) fn begin(
     told
 }
 
-fn hand_over(
-    command: &mut Command,
-    sockets: Vec<(String, AnyListener)>,
-) -> Result<(), HandoverError> {
+fn hand_over(command: &mut Command, sockets: &[Named]) -> Result<(), HandoverError> {
     let (ours, theirs) = pair().map_err(HandoverError::Start)?;
     command
         .env(VARIABLE, std::process::id().to_string())
@@ -85,7 +82,7 @@ fn hand_over(
     // It holds the other end, whose closing tells us that the successor has ended.
     command.stdin(Stdio::null());
     info!(pid = child.id(), "a successor was started");
-    let outcome = tell(&ours, &sockets).and_then(|()| listen(&ours, &mut child));
+    let outcome = tell(&ours, sockets).and_then(|()| listen(&ours, &mut child));
     if outcome.is_err() {
         // It may have ended already. Whoever does not serve must not begin to later.
         child.kill().unwrap_or_default();

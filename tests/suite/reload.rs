@@ -258,7 +258,7 @@ impl Successor {
         let said = old.says("a successor was started");
         let (_, pid) = said.split_once("\"pid\":").unwrap();
         let digits = pid.find(|c: char| !c.is_ascii_digit()).unwrap();
-        let successor = Self(pid[..digits].to_owned());
+        let successor = Self(pid.get(..digits).unwrap().to_owned());
         old.says("the successor serves");
         successor
     }
