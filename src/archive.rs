@@ -166,9 +166,22 @@ impl Archive {
         now: Timestamp,
     ) -> Result<Found, StoreError> {
         let found = self.load_here(id, max_bytes, now).await?;
-        let (Found::Missing, Some(fallback)) = (&found, &self.fallback) else {
-            return Ok(found);
-        };
+        match (&found, &self.fallback) {
+            (Found::Missing, Some(fallback)) => {
+                Box::pin(self.load_old(id, max_bytes, now, fallback)).await
+            }
+            _ => Ok(found),
+        }
+    }
+
+    /// Loads what is kept under `id` in the old place.
+    async fn load_old(
+        &self,
+        id: &SessionId,
+        max_bytes: usize,
+        now: Timestamp,
+        fallback: &Self,
+    ) -> Result<Found, StoreError> {
         // It must be asked: a session that is there and can't be read is not absent.
         match fallback.load_here(id, max_bytes, now).await? {
             Found::Session(kept) if self.takes(fallback, &kept.session, &kept) => {
@@ -189,7 +202,8 @@ impl Archive {
     ) -> Result<Found, StoreError> {
         match &self.layout {
             Layout::Native(native) => native.load(id, max_bytes).await,
-            Layout::Pycket(pycket) => pycket.load(id, max_bytes, now).await,
+            // Boxed, so that the other one is not larger for it.
+            Layout::Pycket(pycket) => Box::pin(pycket.load(id, max_bytes, now)).await,
         }
     }
 

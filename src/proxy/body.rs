@@ -27,8 +27,8 @@ pub enum Body {
     Empty,
     /// A text of our own; empty once it is sent.
     Full(Bytes),
-    /// What the upstream sends.
-    Upstream(UpstreamBody),
+    /// What the upstream sends. Boxed, because hyper moves a body around before it asks it.
+    Upstream(Box<UpstreamBody>),
 }
 
 impl http_body::Body for Body {

@@ -13,8 +13,8 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::task::JoinSet;
 
-use super::body::{RequestBody, UpstreamBody};
-use super::forward::{Forwarder, Framing, Inbound, Outbound, Scheme};
+use super::body::{Progress, RequestBody, Trailers, UpstreamBody};
+use super::forward::{Forwarder, Framing, Inbound, Outbound, ResponseError, Scheme};
 use super::intake::{BodyFault, BodyLimits};
 use super::line::Line;
 use super::rescue::ProxyError;
@@ -89,9 +89,12 @@ impl Handler for Proxy {
             .and_then(RequestId::adopt);
         let id = adopted.unwrap_or_else(|| self.ids.make());
         let mut line = Line::begin(self.access.clone(), id.clone(), &head, peer);
-        match self.exchange(head, body, peer, &mut line).await {
+        let mut session = None;
+        let exchange = self.exchange(head, body, peer, &mut session, &mut line);
+        match exchange.await {
             Ok(reply) => reply.finish(line, &self.tasks),
             Err(error) => {
+                session::give_back(session, &mut line).await;
                 let rescue = error.rescue();
                 line.failed(&error, rescue.level);
                 let response = error.respond(&id);
@@ -119,6 +122,15 @@ enum Reply {
         peer: Arc<Peer>,
         lease: Lease,
     },
+}
+
+/// A response that can be passed on.
+struct Answer {
+    head: http::response::Parts,
+    incoming: Incoming,
+    outbound: Outbound,
+    /// What follows a change of protocol.
+    upgrade: OnUpgrade,
 }
 
 impl Proxy {
@@ -215,6 +227,7 @@ impl Proxy {
         mut head: Parts,
         body: Incoming,
         peer: &Arc<Peer>,
+        session: &mut Option<session::Session>,
         line: &mut Line,
     ) -> Result<Reply, ProxyError> {
         let framing = Framing::of(&body);
@@ -240,7 +253,7 @@ impl Proxy {
         } else {
             None
         };
-        let asked = Asked {
+        let mut asked = Asked {
             method: head.method.clone(),
             host: inbound.client.host.clone(),
             uri: head.uri.clone(),
@@ -251,43 +264,45 @@ impl Proxy {
         };
 
         // 3. to 6. The session.
-        let session = if let Some(policy) = &route.policy {
-            Some(self.open(&mut head, policy, &asked, line).await?)
+        if let Some(policy) = &route.policy {
+            self.open(&mut head, policy, &asked, session, line).await?;
         } else {
             if !self.config.cookie.forward {
                 cookie::strip(&mut head.headers, &self.config.cookie.name);
             }
             request::scrub(&mut head.headers, &self.config.names);
-            None
-        };
+        }
 
         // 7. Forward.
-        let body = RequestBody::new(body, inbound.trailers).within(route.body_limits);
-        let progress = body.progress();
+        let request = outgoing(head, body, inbound.trailers, route);
+        let progress = request.body().progress();
         line.count_request(progress.clone());
-        let request = Request::from_parts(head, body);
         let id = session.as_ref().and_then(session::Session::public_id);
         let affinity = route.upstream.affinity(id, inbound.client.address);
         let patience = Patience {
             since: line.last_lap(),
             limit: route.response_timeout,
         };
-        let sent = route.upstream.send(request, affinity, patience);
-        let answered = sent.await;
+        let answered = route.upstream.send(request, affinity, patience).await;
         line.record.upstream = line.lap();
-        let (response, lease) = match answered {
-            Ok(answered) => answered,
-            Err(error) => {
-                session::give_back(session, line).await;
-                let fault = progress.and_then(|progress| progress.fault());
-                return Err(fault.map_or(ProxyError::Upstream(error), ProxyError::Body));
-            }
-        };
+        let (response, lease) = answered.map_err(|error| {
+            let fault = progress.as_deref().and_then(Progress::fault);
+            fault.map_or(ProxyError::Upstream(error), ProxyError::Body)
+        })?;
         if let Some(progress) = progress {
             progress.answer();
         }
-        self.answer(response, lease, session, asked, peer, line)
-            .await
+
+        // 8. to 10. The session, again.
+        let mut answer = self.judge(response, &asked).map_err(ProxyError::Response)?;
+        let head = &mut answer.head;
+        match session {
+            Some(session) => self.close(head, session, &asked, line).await?,
+            None => response::remove_reserved(&mut head.headers, &self.config.names),
+        }
+
+        // 11. Answer.
+        Ok(answer.reply(&mut asked, peer, lease))
     }
 
     fn route(&self, inbound: &Inbound, head: &Parts) -> Result<&RouteState, ProxyError> {
@@ -302,55 +317,65 @@ impl Proxy {
             .ok_or_else(|| ProxyError::Internal("no route fits, not even the last".into()))
     }
 
-    /// Steps 8 to 11: from the response head to the answer.
-    async fn answer(
+    /// Whether the response can be passed on; makes its head one for the client.
+    fn judge(
         &self,
-        response: Response<Incoming>,
-        lease: Lease,
-        session: Option<session::Session>,
-        mut asked: Asked,
-        peer: &Arc<Peer>,
-        line: &mut Line,
-    ) -> Result<Reply, ProxyError> {
-        let mut response = response;
-        let upstream = hyper::upgrade::on(&mut response);
+        mut response: Response<Incoming>,
+        asked: &Asked,
+    ) -> Result<Answer, ResponseError> {
+        let upgrade = hyper::upgrade::on(&mut response);
         let (mut head, incoming) = response.into_parts();
-        let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
         let outbound = self
             .forwarder
-            .response_head(&mut head, &asked.method, asked.upgrade);
-        let outbound = match (outbound, &asked.challenge) {
-            (Ok(outbound), Some(challenge)) => challenge.check(&mut head).map(|()| outbound),
-            (outbound, _) => outbound,
-        };
-        let outbound = match outbound {
-            Ok(outbound) => outbound,
-            Err(error) => {
-                session::give_back(session, line).await;
-                return Err(ProxyError::Response(error));
-            }
-        };
-        match session {
-            Some(session) => self.close(&mut head, session, &asked, line).await?,
-            None => response::remove_reserved(&mut head.headers, &self.config.names),
+            .response_head(&mut head, &asked.method, asked.upgrade)?;
+        if let Some(challenge) = &asked.challenge {
+            challenge.check(&mut head)?;
         }
+        Ok(Answer {
+            head,
+            incoming,
+            outbound,
+            upgrade,
+        })
+    }
+}
 
-        // 11. Answer.
-        if switches && let Some(downstream) = asked.downstream.take() {
-            return Ok(Reply::Tunnel {
+/// The request for the upstream.
+fn outgoing(
+    head: Parts,
+    body: Incoming,
+    trailers: Trailers,
+    route: &RouteState,
+) -> Box<Request<RequestBody>> {
+    let body = RequestBody::new(body, trailers).within(route.body_limits);
+    Box::new(Request::from_parts(head, body))
+}
+
+impl Answer {
+    fn reply(self, asked: &mut Asked, peer: &Arc<Peer>, lease: Lease) -> Reply {
+        let Self {
+            head,
+            incoming,
+            outbound,
+            upgrade,
+        } = self;
+        if head.status == StatusCode::SWITCHING_PROTOCOLS
+            && let Some(downstream) = asked.downstream.take()
+        {
+            return Reply::Tunnel {
                 head,
                 downstream,
-                upstream,
+                upstream: upgrade,
                 peer: Arc::clone(peer),
                 lease,
-            });
+            };
         }
-        Ok(Reply::Stream {
+        Reply::Stream {
             head,
             incoming,
             outbound,
             lease,
-        })
+        }
     }
 }
 
@@ -375,7 +400,7 @@ impl Reply {
             } => {
                 line.record.status = head.status;
                 let body = UpstreamBody::new(incoming, outbound.trailers, lease, line.on_end());
-                Response::from_parts(head, Body::Upstream(body))
+                Response::from_parts(head, Body::Upstream(Box::new(body)))
             }
             Self::Tunnel {
                 head,

@@ -24,7 +24,8 @@ const CLIENT_LEFT: u16 = 499;
 /// A line that is written when it is dropped: also an exchange whose client went away has one.
 #[derive(Debug)]
 pub(super) struct Line {
-    pub(super) record: AccessRecord,
+    /// Boxed, since the line goes through many hands.
+    pub(super) record: Box<AccessRecord>,
     log: Option<Arc<AccessLog>>,
     started: Instant,
     /// When the last step ended. Reading the clock is not free, so an exchange reads it once
@@ -42,7 +43,7 @@ impl Line {
     ) -> Self {
         let started = Instant::now();
         Self {
-            record: AccessRecord {
+            record: Box::new(AccessRecord {
                 id,
                 time: clock::now(),
                 client: peer.remote().ip(),
@@ -63,7 +64,7 @@ impl Line {
                 shown: 0,
                 returned: 0,
                 error: Some("client_left"),
-            },
+            }),
             log,
             started,
             lap: started,

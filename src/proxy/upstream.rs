@@ -3,7 +3,7 @@
 //! A route has a [`Group`] of servers, which chooses one for each request (`balance`), by what is
 //! known about their health (`health`), and sends the request by its connections to that server
 //! (`pool`): HTTP/1.1 connections that the exchange drives itself (`link`), or HTTP/2 connections that
-//! many exchanges share (`mux`). Groups and connections belong to one worker; what is known about
+//! many exchanges share (`mux`), for a limited time (`timer`). Groups and connections belong to one worker; what is known about
 //! servers is shared by all ([`Upstreams`]): how they are reached (`dial`, `tls`), where their names
 //! lead (`names`), and whether they say that they are well (`probe`).
 //!
@@ -26,6 +26,7 @@ mod names;
 mod pool;
 mod probe;
 mod server;
+mod timer;
 mod tls;
 
 use std::io;

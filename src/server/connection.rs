@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -359,20 +359,35 @@ async fn drive<H: Handler>(
     // It is looked at what the connection does before anybody waits.
     let mut timer = pin!(sleep_until(Instant::now()));
     let mut finishing: Option<Instant> = None;
+    // Whom the stop and the timer wake. They are asked only as often as is needed to keep that so:
+    // a connection runs several times for each exchange.
+    let mut woken: Option<Waker> = None;
     poll_fn(|cx| {
         loop {
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                 return Poll::Ready(ended);
             }
+            let waits = woken.as_ref().is_some_and(|it| it.will_wake(cx.waker()));
             let is_last = finishing.is_none() && gauge.begun() >= shared.limits.requests;
-            if finishing.is_none() && (is_last || stop.as_mut().poll(cx).is_ready()) {
+            let must_stop = finishing.is_none()
+                && if waits {
+                    *shared.stopping.borrow() >= last
+                } else {
+                    stop.as_mut().poll(cx).is_ready()
+                };
+            if is_last || must_stop {
                 finishing = Some(Instant::now());
                 connection.as_mut().finish();
                 continue;
             }
-            if timer.as_mut().poll(cx).is_pending() {
+            if waits && !timer.is_elapsed() {
                 return Poll::Pending;
             }
+            if timer.as_mut().poll(cx).is_pending() {
+                woken = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            woken = None;
             let now = Instant::now();
             match gauge.look(now, &shared.patience) {
                 Verdict::Fine(next) => timer.as_mut().reset(next),

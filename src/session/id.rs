@@ -26,6 +26,26 @@ pub struct InvalidSessionId;
 /// Where the hyphens of a UUID stand.
 const HYPHENS: [usize; 4] = [8, 13, 18, 23];
 
+/// Where the two digits of each byte stand.
+const DIGITS: [[usize; 2]; 16] = [
+    [0, 1],
+    [2, 3],
+    [4, 5],
+    [6, 7],
+    [9, 10],
+    [11, 12],
+    [14, 15],
+    [16, 17],
+    [19, 20],
+    [21, 22],
+    [24, 25],
+    [26, 27],
+    [28, 29],
+    [30, 31],
+    [32, 33],
+    [34, 35],
+];
+
 impl SessionId {
     /// The length of the text in bytes.
     pub const TEXT_LEN: usize = 36;
@@ -58,44 +78,32 @@ impl SessionId {
     /// [`InvalidSessionId`] for everything but the one canonical spelling: two spellings of one id
     /// would be two keys in the store.
     pub fn parse(text: &[u8]) -> Result<Self, InvalidSessionId> {
-        if text.len() != Self::TEXT_LEN {
+        let text: &[u8; Self::TEXT_LEN] = text.try_into().map_err(|_length| InvalidSessionId)?;
+        if HYPHENS
+            .iter()
+            .any(|&position| text.get(position) != Some(&b'-'))
+        {
             return Err(InvalidSessionId);
         }
         let mut bytes = [0; 16];
-        let mut digits = 0;
-        for (position, &byte) in text.iter().enumerate() {
-            if HYPHENS.contains(&position) {
-                if byte != b'-' {
-                    return Err(InvalidSessionId);
-                }
-                continue;
-            }
-            let digit = match byte {
-                b'0'..=b'9' => byte - b'0',
-                b'a'..=b'f' => byte - b'a' + 10,
-                _ => return Err(InvalidSessionId),
+        for (byte, [high, low]) in bytes.iter_mut().zip(DIGITS) {
+            let digit = |position| text.get(position).copied().and_then(value);
+            let (Some(high), Some(low)) = (digit(high), digit(low)) else {
+                return Err(InvalidSessionId);
             };
-            let slot = bytes.get_mut(digits / 2).ok_or(InvalidSessionId)?;
-            *slot = *slot << 4 | digit;
-            digits += 1;
+            *byte = high << 4 | low;
         }
         Ok(Self(bytes))
     }
 
     /// The canonical text: 36 ASCII bytes.
     pub fn text(&self) -> [u8; Self::TEXT_LEN] {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut text = [b'-'; Self::TEXT_LEN];
-        let mut nibbles = self
-            .0
-            .iter()
-            .flat_map(|byte| [byte >> 4, byte & 15])
-            .filter_map(|nibble| DIGITS.get(usize::from(nibble)));
-        for (position, slot) in text.iter_mut().enumerate() {
-            if !HYPHENS.contains(&position)
-                && let Some(&digit) = nibbles.next()
-            {
-                *slot = digit;
+        for (byte, [high, low]) in self.0.iter().zip(DIGITS) {
+            for (position, value) in [(high, byte >> 4), (low, byte & 15)] {
+                if let Some(slot) = text.get_mut(position) {
+                    *slot = digit(value);
+                }
             }
         }
         text
@@ -114,6 +122,23 @@ impl SessionId {
             *slot = byte;
         }
         PublicId(bytes)
+    }
+}
+
+/// The digit of a value below 16.
+const fn digit(value: u8) -> u8 {
+    match value {
+        0..=9 => b'0' + value,
+        _ => b'a' + (value - 10),
+    }
+}
+
+/// The value of a digit in lower case.
+const fn value(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
     }
 }
 

@@ -64,6 +64,14 @@ impl Breaker {
         self.open.load(Ordering::Relaxed)
     }
 
+    /// Fails when it is open.
+    fn check(&self) -> Result<(), StoreError> {
+        if self.is_open() {
+            return Err(StoreError::unavailable("the store is known to be down"));
+        }
+        Ok(())
+    }
+
     fn succeeded(&self) {
         // Written only when it changes: all tasks of a worker share the line.
         if self.failures.load(Ordering::Relaxed) != 0 {
@@ -97,7 +105,7 @@ impl Breaker {
 }
 
 /// Carries out one operation on a server: not at all when it is known to be down, and for no
-/// longer than the store's timeout. This is the only deadline that operations have.
+/// longer than the store's timeout.
 ///
 /// The operation comes pinned because it is large (the Redis driver's takes 7 KiB), and each
 /// `async fn` that takes a future by value holds it twice.
@@ -106,11 +114,8 @@ pub(super) async fn guarded<G: Guarded, T>(
     access: Access,
     operation: Pin<&mut impl Future<Output = Result<T, StoreError>>>,
 ) -> Result<T, StoreError> {
-    let breaker = target.breaker();
-    if breaker.is_open() {
-        return Err(StoreError::unavailable("the store is known to be down"));
-    }
-    let (outcome, is_silent) = match timeout(breaker.timeout, operation).await {
+    target.breaker().check()?;
+    let (outcome, is_silent) = match timeout(target.breaker().timeout, operation).await {
         Ok(outcome) => (outcome, false),
         Err(_elapsed) => {
             let error = match access {
@@ -121,6 +126,28 @@ pub(super) async fn guarded<G: Guarded, T>(
             (Err(error), true)
         }
     };
+    judge(target, outcome, is_silent)
+}
+
+/// As [`guarded`], for a read that ends with [`StoreError::TimedOut`] by itself when its time is
+/// over.
+pub(super) async fn guarded_read<G: Guarded, T>(
+    target: &Arc<G>,
+    operation: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    target.breaker().check()?;
+    let outcome = operation.await;
+    let is_silent = matches!(outcome, Err(StoreError::TimedOut));
+    judge(target, outcome, is_silent)
+}
+
+/// Learns from the outcome of an operation.
+fn judge<G: Guarded, T>(
+    target: &Arc<G>,
+    outcome: Result<T, StoreError>,
+    is_silent: bool,
+) -> Result<T, StoreError> {
+    let breaker = target.breaker();
     match &outcome {
         Err(error) if error.means_down() => {
             if breaker.failed(error) {

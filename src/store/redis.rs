@@ -21,6 +21,7 @@ use fred::interfaces::{ClientLike, EventInterface, KeysInterface, LuaInterface};
 use fred::types::{ConnectHandle, Expiration, Key as RedisKey, SetOptions, Value};
 use sha1::{Digest, Sha1};
 use tokio::sync::broadcast::error::RecvError;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use super::breaker::Access;
@@ -60,6 +61,8 @@ pub(super) struct Redis {
     client: Client,
     link: Arc<Link>,
     loads: Loads,
+    /// The task that sends the loads.
+    sender: AbortHandle,
     /// Set while a connection that can't be trusted is being replaced.
     distrusted: Arc<AtomicBool>,
     /// The SHA-1 of the script, by which Redis knows it.
@@ -92,8 +95,9 @@ impl Link {
 
 impl Drop for Redis {
     fn drop(&mut self) {
-        // The driver's task would keep the connection for ever.
+        // The tasks would keep the connection for ever.
         self.connection.abort();
+        self.sender.abort();
     }
 }
 
@@ -121,10 +125,14 @@ impl Redis {
         };
         // Whatever came of it: operations say so themselves.
         drop(timeout(storage.connect_timeout, first_attempt).await);
+        let loads = Loads::default();
+        let sending = loads.clone().send(client.clone(), storage.timeout);
+        let sender = tokio::spawn(sending).abort_handle();
         Ok(Self {
             client,
             link,
-            loads: Loads::default(),
+            loads,
+            sender,
             distrusted: Arc::new(AtomicBool::new(false)),
             script: sha1_hex(COMPARE_AND_WRITE.as_bytes()),
             connection,
@@ -132,7 +140,8 @@ impl Redis {
     }
 
     pub(super) async fn load(&self, key: &Key) -> Result<Option<Record>, StoreError> {
-        let answer = self.loads.get(self.client()?, redis_key(key)).await;
+        self.client()?;
+        let answer = self.loads.get(redis_key(key)).await;
         let answer = answer.map_err(|error| self.failure(&error, Access::Read))?;
         if answer.is_null() {
             return Ok(None);

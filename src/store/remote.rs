@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::breaker::{Access, Breaker, Guarded, guarded};
+use super::breaker::{Access, Breaker, Guarded, guarded, guarded_read};
 use super::memcached::Memcached;
 use super::redis::Redis;
 use super::{Created, Key, Record, Replaced, StoreError, Version};
@@ -122,14 +122,14 @@ impl Fleet {
 
     pub(super) async fn load(&self, key: &Key) -> Result<Option<Record>, StoreError> {
         let remote = self.of(key);
-        let operation = pin!(async {
-            match &remote.server {
-                Server::Redis(redis) => redis.load(key).await,
+        match &remote.server {
+            Server::Redis(redis) => guarded_read(remote, redis.load(key)).await,
+            Server::Memcached(memcached) => {
                 // The drivers' futures are kilobytes, and so would be everything that holds one.
-                Server::Memcached(memcached) => Box::pin(memcached.load(key)).await,
+                let mut operation = Box::pin(memcached.load(key));
+                guarded(remote, Access::Read, operation.as_mut()).await
             }
-        });
-        guarded(remote, Access::Read, operation).await
+        }
     }
 
     pub(super) async fn create(

@@ -55,22 +55,31 @@ impl Survey {
     }
 
     fn ends_here(&mut self, name: &str, claims: Claims) -> bool {
-        // Folding leaves letters as they are, and no name here begins with anything else.
-        match name.as_bytes().first() {
-            Some(b'c' | b'h' | b'k' | b'p' | b't' | b'u') => {
+        // Folding leaves letters and lengths as they are. Most names of most heads need no other
+        // look than at these.
+        let Some(&first) = name.as_bytes().first() else {
+            return false;
+        };
+        match (first, name.len()) {
+            (b'c', 10 | 14)
+            | (b'h', 14)
+            | (b'k', 10)
+            | (b'p', _)
+            | (b't', 2 | 7 | 17)
+            | (b'u', 7) => {
                 self.mark(name);
                 folded(name, is_hop_by_hop)
             }
-            Some(b'e') => {
+            (b'e', 6) => {
                 self.mark(name);
                 false
             }
-            Some(b'f' | b'x') => match claims {
+            (b'f' | b'x', _) => match claims {
                 Claims::Pass => false,
                 Claims::Believed => !is_forwarding(name) && folded(name, is_forwarding),
                 Claims::Refused => folded(name, is_forwarding),
             },
-            Some(_) | None => false,
+            _ => false,
         }
     }
 

@@ -43,36 +43,52 @@ impl Session {
         let held = self.presence.held()?;
         Some(&held.session().public_id)
     }
+
+    /// What its end needs to know of it; the claim and the cookie stay.
+    fn end(&mut self, issued: &Issued) -> Open {
+        Open {
+            presence: std::mem::replace(&mut self.presence, Presence::NotAsked),
+            carried: std::mem::take(&mut self.carried),
+            cookie_presented: self.cookie_presented,
+            adopted: match issued {
+                Issued::Session(id) => Some(id.clone()),
+                Issued::Nothing | Issued::Other => None,
+            },
+            policy: Arc::clone(&self.policy),
+        }
+    }
 }
 
 impl Proxy {
-    /// Steps 3 to 6: from the cookie to the request headers.
+    /// Steps 3 to 6: from the cookie to the request headers. What is found is left in `slot`, also
+    /// when this fails: it may have to be [given back](give_back).
     pub(super) async fn open(
         &self,
         parts: &mut Parts,
         policy: &Arc<RoutePolicy>,
         asked: &Asked,
+        slot: &mut Option<Session>,
         line: &mut Line,
-    ) -> Result<Session, ProxyError> {
+    ) -> Result<(), ProxyError> {
         // 3. Cookie.
         let presented = cookie::read(&parts.headers, &self.config.cookie, line.now());
         if !self.config.cookie.forward {
             cookie::strip(&mut parts.headers, &self.config.cookie.name);
         }
         line.record.cookie = cookie_word(&presented);
-        let mut session = Session {
+        let session = slot.insert(Session {
             policy: Arc::clone(policy),
             presence: Presence::NotAsked,
             carried: Carried::default(),
             cookie_presented: presented != Presented::Absent,
             cookie_version: None,
             claim: None,
-        };
+        });
 
         // 4. Load, 5. Notifications.
         if let Presented::Verified { id, version, .. } = presented {
             session.cookie_version = Some(version);
-            let found = self.load(&id, parts, asked, &mut session, line.now()).await;
+            let found = self.load(&id, parts, asked, session, line.now()).await;
             line.lap_store();
             match found {
                 Ok(presence) => session.presence = presence,
@@ -85,7 +101,6 @@ impl Proxy {
                 }
                 Err(error) => {
                     line.record.record = RecordOutcome::Unavailable;
-                    give_back(Some(session), line).await;
                     return Err(ProxyError::Store(error));
                 }
             }
@@ -96,16 +111,11 @@ impl Proxy {
             None => 0,
         };
 
-        self.show(parts, session, line).await
+        self.show(parts, session, line)
     }
 
     /// Step 6: sets the request headers, after all of their kind that the client sent are gone.
-    async fn show(
-        &self,
-        parts: &mut Parts,
-        session: Session,
-        line: &mut Line,
-    ) -> Result<Session, ProxyError> {
+    fn show(&self, parts: &mut Parts, session: &Session, line: &Line) -> Result<(), ProxyError> {
         let names = &self.config.names;
         request::scrub(&mut parts.headers, names);
         let held = session.presence.held();
@@ -122,19 +132,14 @@ impl Proxy {
             notifications: notifications.as_ref(),
         };
         match request::apply(&mut parts.headers, names, &session.policy.contract, &view) {
-            Ok(unsent) if unsent.is_empty() => Ok(session),
+            Ok(unsent) if unsent.is_empty() => Ok(()),
             Ok(unsent) => {
                 tracing::warn!(request = line.id(), headers = ?unsent, "injected headers were not sent: their values do not fit into a header as utf-8; choose another `encode`");
-                Ok(session)
+                Ok(())
             }
-            Err(error) => {
-                give_back(Some(session), line).await;
-                Err(match error {
-                    request::ApplyError::OverBudget(error) => ProxyError::Internal(error.into()),
-                    request::ApplyError::Damaged(error) => {
-                        ProxyError::Store(StoreError::Corrupt(error.into()))
-                    }
-                })
+            Err(request::ApplyError::OverBudget(error)) => Err(ProxyError::Internal(error.into())),
+            Err(request::ApplyError::Damaged(error)) => {
+                Err(ProxyError::Store(StoreError::Corrupt(error.into())))
             }
         }
     }
@@ -187,23 +192,18 @@ impl Proxy {
     }
 
     /// Steps 8 to 10, and the cookie: what the application asked for is stored when this returns.
+    /// When it fails, `session` may have to be [given back](give_back).
     pub(super) async fn close(
         &self,
         parts: &mut http::response::Parts,
-        session: Session,
+        session: &mut Session,
         asked: &Asked,
         line: &mut Line,
     ) -> Result<(), ProxyError> {
-        let policy = Arc::clone(&session.policy);
         // 8. Signals.
+        let policy = Arc::clone(&session.policy);
         let extracted = response::extract(&mut parts.headers, &self.config.names, &policy.contract);
-        let mut signals = match judge(extracted, line) {
-            Ok(signals) => signals,
-            Err(error) => {
-                give_back(Some(session), line).await;
-                return Err(error);
-            }
-        };
+        let mut signals = judge(extracted, line)?;
         let issued = if self.config.cookie.forward {
             cookie::issued(&parts.headers, &self.config.cookie, line.now())
         } else {
@@ -213,13 +213,22 @@ impl Proxy {
             // It has just been made.
             signals.renew = false;
         }
-        self.explain_refusal(parts.status, &session, line);
-        let presented = session.cookie_version;
+        self.explain_refusal(parts.status, session, line);
         let held = session.presence.held().filter(|held| held.moved);
         let moved = held.map(|held| (held.id.clone(), held.session().persist));
-        let mut committed = self
-            .persist(parts, session, signals, &issued, asked, line)
-            .await?;
+
+        // 9. Plan, 10. Commit.
+        let shown = is_shown(policy.notifications.consume, parts.status, &parts.headers);
+        let ending = Ending::Response {
+            target: target(parts, &policy, &signals, asked),
+            signals,
+            shown,
+        };
+        let commit = self
+            .sessions
+            .commit(session.end(&issued), ending, line.now());
+        let mut committed = settle(commit.await, session, shown, line)?;
+
         if let Some((id, persist)) = moved
             && committed.cookie == CookieChange::Keep
         {
@@ -234,79 +243,9 @@ impl Proxy {
                 cache_guard::keep_private(&mut parts.headers);
             }
         }
+        let presented = session.cookie_version;
         self.set_cookie(parts, &committed, &policy, presented, asked, line.now());
         Ok(())
-    }
-
-    /// Steps 9 and 10: plans, and stores what the plan says.
-    async fn persist(
-        &self,
-        parts: &http::response::Parts,
-        session: Session,
-        signals: Signals,
-        issued: &Issued,
-        asked: &Asked,
-        line: &mut Line,
-    ) -> Result<Committed, ProxyError> {
-        let policy = session.policy;
-        let consume = policy.notifications.consume;
-        let shown = is_shown(consume, parts.status, &parts.headers);
-        let target = if signals.patch.announce.is_empty() {
-            None
-        } else {
-            let bind = policy.notifications.bind;
-            redirect_target(
-                bind,
-                asked.host(),
-                asked.path(),
-                parts.status,
-                &parts.headers,
-            )
-        };
-        let carried = u32::try_from(session.carried.entries.len()).unwrap_or(u32::MAX);
-        let claims = session.carried.claim.is_some();
-        let claim = session.claim;
-        let open = Open {
-            presence: session.presence,
-            carried: session.carried,
-            cookie_presented: session.cookie_presented,
-            adopted: match issued {
-                Issued::Session(id) => Some(id.clone()),
-                Issued::Nothing | Issued::Other => None,
-            },
-            policy: Arc::clone(&policy),
-        };
-        let ending = Ending::Response {
-            signals,
-            shown,
-            target,
-        };
-        let committed = match self.sessions.commit(open, ending, line.now()).await {
-            Ok(committed) if committed.wrote == WriteOutcome::Nothing => committed,
-            Ok(committed) => {
-                line.lap_store();
-                committed
-            }
-            Err(error) => {
-                line.lap_store();
-                line.record.wrote = WriteOutcome::Failed;
-                if let Some(claim) = claim {
-                    line.record.returned = carried;
-                    Box::pin(claim.give_back()).await;
-                }
-                return Err(commit_failed(error));
-            }
-        };
-        if let Some(claim) = claim {
-            claim.settled();
-        }
-        line.record.wrote = committed.wrote;
-        if claims && shown {
-            line.record.shown = carried;
-        } else if claims {
-            line.record.returned = carried;
-        }
-        Ok(committed)
     }
 
     /// An application server that refuses a request for its size gives no reason that its users
@@ -372,12 +311,56 @@ impl Proxy {
 /// Frees what a request holds that will not be answered, before the client learns of it: its next
 /// request must find everything in its place.
 pub(super) async fn give_back(session: Option<Session>, line: &mut Line) {
-    if let Some(session) = session
-        && let Some(claim) = session.claim
-    {
-        line.record.returned = u32::try_from(session.carried.entries.len()).unwrap_or(u32::MAX);
+    if let Some(claim) = session.and_then(|session| session.claim) {
+        line.record.returned = line.record.claimed;
         Box::pin(claim.give_back()).await;
     }
+}
+
+/// The path for which the notifications wait that the answer leaves.
+fn target(
+    parts: &http::response::Parts,
+    policy: &RoutePolicy,
+    signals: &Signals,
+    asked: &Asked,
+) -> Option<String> {
+    if signals.patch.announce.is_empty() {
+        return None;
+    }
+    let bind = policy.notifications.bind;
+    let (host, path) = (asked.host(), asked.path());
+    redirect_target(bind, host, path, parts.status, &parts.headers)
+}
+
+/// Draws the conclusions from the outcome of a commit. What was claimed is settled unless it failed.
+fn settle(
+    outcome: Result<Committed, CommitError>,
+    session: &mut Session,
+    shown: bool,
+    line: &mut Line,
+) -> Result<Committed, ProxyError> {
+    let committed = match outcome {
+        Ok(committed) if committed.wrote == WriteOutcome::Nothing => committed,
+        Ok(committed) => {
+            line.lap_store();
+            committed
+        }
+        Err(error) => {
+            line.lap_store();
+            line.record.wrote = WriteOutcome::Failed;
+            return Err(commit_failed(error));
+        }
+    };
+    line.record.wrote = committed.wrote;
+    if let Some(claim) = session.claim.take() {
+        claim.settled();
+        if shown {
+            line.record.shown = line.record.claimed;
+        } else {
+            line.record.returned = line.record.claimed;
+        }
+    }
+    Ok(committed)
 }
 
 /// Whether the signals can be followed; what is wrong with them goes to the log.

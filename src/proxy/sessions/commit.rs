@@ -1,7 +1,11 @@
 //! Writes that come to a definite end: what happens between a plan and the word that it is stored.
 
+use std::future::{Ready, ready};
+use std::pin::Pin;
 use std::sync::Arc;
 
+use futures_util::future::Either;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::{CommitError, Committed, Ending, Held, Open, Presence, Sessions, is_passing, pause};
@@ -13,6 +17,12 @@ use crate::session::{Session, SessionId};
 use crate::store::{BoxError, StoreError};
 use crate::telemetry::access::WriteOutcome;
 use crate::telemetry::chain;
+
+/// A commit that is under way, or done.
+pub(in crate::proxy) type Commit = Either<
+    Ready<Result<Committed, CommitError>>,
+    Pin<Box<dyn Future<Output = Result<Committed, CommitError>> + Send>>,
+>;
 
 /// What one try of a write came to.
 enum Attempt {
@@ -39,6 +49,9 @@ struct Progress {
 impl Sessions {
     /// Ends an exchange's use of its session at `now`: plans, and writes what the plan says.
     ///
+    /// Most exchanges change nothing. So this is no `async fn`: what comes back is ready then, and no
+    /// exchange has room for what only a write needs.
+    ///
     /// # Errors
     ///
     /// [`CommitError`]; the application's answer must not go out then.
@@ -46,51 +59,91 @@ impl Sessions {
     /// # Cancel safety
     ///
     /// A write that has begun goes on to its end by itself.
-    pub async fn commit(
-        self: &Arc<Self>,
-        mut open: Open,
-        ending: Ending,
-        now: Timestamp,
-    ) -> Result<Committed, CommitError> {
-        let mut progress = Progress::default();
+    pub fn commit(self: &Arc<Self>, mut open: Open, ending: Ending, now: Timestamp) -> Commit {
         if !ending.asks() {
             open.adopted = None;
         } else if open.adopted.is_some() {
-            Box::pin(self.adopt(&mut open, &mut progress, now)).await?;
+            let sessions = Arc::clone(self);
+            return Either::Right(Box::pin(async move {
+                let mut progress = Progress::default();
+                sessions.adopt(&mut open, &mut progress, now).await?;
+                sessions.carry_out(open, ending, progress, now).await
+            }));
         }
-        let first_entry = match &ending {
+        self.carry_out(open, ending, Progress::default(), now)
+    }
+
+    /// Commits to the session that is `open`.
+    fn carry_out(
+        self: &Arc<Self>,
+        open: Open,
+        ending: Ending,
+        mut progress: Progress,
+        now: Timestamp,
+    ) -> Commit {
+        let (first, first_entry) = match self.first(&open, &ending, now, &mut progress) {
+            Ok(first) => first,
+            Err(refusal) => return Either::Left(ready(Err(refusal.into()))),
+        };
+        let nothing = |wrote| {
+            let cookie = first.cookie;
+            let id = None;
+            Either::Left(ready(Ok(Committed { wrote, cookie, id })))
+        };
+        match first.write {
+            Write::Nothing => nothing(WriteOutcome::Nothing),
+            Write::Drop => nothing(WriteOutcome::Dropped),
+            Write::Touch(session) => {
+                let sessions = Arc::clone(self);
+                Either::Right(Box::pin(async move {
+                    Ok(sessions.touch(&open, &session).await)
+                }))
+            }
+            Write::Create(..) | Write::Replace(_) | Write::Renew(..) | Write::Destroy => {
+                let writing = self.spawn(open, ending, first_entry, first, progress);
+                Either::Right(Box::pin(async move {
+                    let written = writing.await;
+                    written.map_err(|died| StoreError::Ambiguous(Box::new(died)))?
+                }))
+            }
+        }
+    }
+
+    /// The plan, and the token of the first notification in it.
+    fn first(
+        &self,
+        open: &Open,
+        ending: &Ending,
+        now: Timestamp,
+        progress: &mut Progress,
+    ) -> Result<(Plan, u64), Refusal> {
+        let first_entry = match ending {
             Ending::Response { signals, .. } if !signals.patch.announce.is_empty() => {
-                getrandom::u64().map_err(Refusal::from)?
+                getrandom::u64()?
             }
             Ending::Response { .. } | Ending::Failed => 0,
         };
-        let first = self.plan(&open, &ending, first_entry, now, &mut progress)?;
-        match first.write {
-            Write::Nothing => Ok(Committed {
-                wrote: WriteOutcome::Nothing,
-                cookie: first.cookie,
-                id: None,
-            }),
-            Write::Drop => Ok(Committed {
-                wrote: WriteOutcome::Dropped,
-                cookie: first.cookie,
-                id: None,
-            }),
-            // Boxed, because it is rare and large.
-            Write::Touch(session) => Ok(Box::pin(self.touch(&open, &session)).await),
-            Write::Create(..) | Write::Replace(_) | Write::Renew(..) | Write::Destroy => {
-                let sessions = Arc::clone(self);
-                let running = self.tasks.begin();
-                let task = tokio::spawn(async move {
-                    let _running = running;
-                    sessions
-                        .persist(open, &ending, first_entry, first, progress)
-                        .await
-                });
-                task.await
-                    .map_err(|died| StoreError::Ambiguous(Box::new(died)))?
-            }
-        }
+        let plan = self.plan(open, ending, first_entry, now, progress)?;
+        Ok((plan, first_entry))
+    }
+
+    /// Writes in a task of its own.
+    fn spawn(
+        self: &Arc<Self>,
+        open: Open,
+        ending: Ending,
+        first_entry: u64,
+        first: Plan,
+        progress: Progress,
+    ) -> JoinHandle<Result<Committed, CommitError>> {
+        let sessions = Arc::clone(self);
+        let running = self.tasks.begin();
+        tokio::spawn(async move {
+            let _running = running;
+            sessions
+                .persist(open, &ending, first_entry, first, progress)
+                .await
+        })
     }
 
     /// Turns to the session whose cookie the application has set.

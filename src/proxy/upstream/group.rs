@@ -177,7 +177,8 @@ impl Group {
 
     /// Sends a request to one of the servers, and waits for the head of its response.
     ///
-    /// `affinity` is what [`Group::affinity`] said. The target must be in origin-form. A `Host` is
+    /// The request comes boxed, since it is handed on through many hands. `affinity` is what
+    /// [`Group::affinity`] said. The target must be in origin-form. A `Host` is
     /// added if there is none. Each server that gets the request has the whole `patience`. Whoever
     /// reads the response's body must do it by [`Lease::poll`].
     ///
@@ -194,7 +195,7 @@ impl Group {
     /// may have acted upon it.
     pub async fn send(
         &self,
-        mut request: Request<RequestBody>,
+        mut request: Box<Request<RequestBody>>,
         affinity: Option<u64>,
         mut patience: Patience,
     ) -> Result<(Response<Incoming>, Lease), UpstreamError> {
@@ -231,7 +232,7 @@ impl Group {
                 break;
             }
             debug!(server = %state.server.url, "the next server gets a request that was not sent: {}", chain(&failure));
-            request = *unsent;
+            request = unsent;
         }
         Err(failure)
     }

@@ -23,16 +23,23 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 
-use crate::proxy::body::RequestBody;
+use super::timer::{Timer, in_time};
+use super::{Patience, UpstreamError};
+use crate::proxy::body::{Progress, RequestBody};
 
 /// A connection's working half; hyper has no name for one that can be upgraded.
 type Running = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+
+/// Why there is no response, with the request where it was not sent. Boxed, because it is as large
+/// as a request, and every response would take as much room on its way.
+pub(super) type Unanswered = Box<TrySendError<Request<RequestBody>>>;
 
 /// One connection.
 pub(super) struct Link {
     sender: SendRequest<RequestBody>,
     driver: Driver,
     address: Option<IpAddr>,
+    timer: Timer,
 }
 
 /// The working half, and who is told when it can go on.
@@ -63,6 +70,7 @@ impl Link {
             sender,
             driver,
             address,
+            timer: Timer::default(),
         }
     }
 
@@ -71,14 +79,26 @@ impl Link {
         self.address
     }
 
-    /// Sends a request and waits for the head of its response.
+    /// Sends a request and waits for the head of its response, as long as the patience lasts.
+    /// `progress` is that of the request's body.
     pub(super) async fn send(
         &mut self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-        let Self { sender, driver, .. } = self;
-        let mut answered = pin!(sender.try_send_request(request));
-        poll_fn(|cx| driver.poll(cx, |cx| answered.as_mut().poll(cx))).await
+        request: Box<Request<RequestBody>>,
+        progress: Option<&Progress>,
+        patience: Patience,
+    ) -> Result<Result<Response<Incoming>, Unanswered>, UpstreamError> {
+        let Self {
+            sender,
+            driver,
+            timer,
+            ..
+        } = self;
+        let mut answered = pin!(sender.try_send_request(*request));
+        let exchange = poll_fn(|cx| {
+            let answered = driver.poll(cx, |cx| answered.as_mut().poll(cx));
+            answered.map_err(Box::new)
+        });
+        in_time(exchange, timer, progress, patience).await
     }
 
     /// Lets the connection do what it can, and then looks for what it has brought.

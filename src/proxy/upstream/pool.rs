@@ -14,7 +14,6 @@ mod multiplex;
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::IpAddr;
-use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
@@ -27,17 +26,16 @@ use hyper::client::conn::http1::Builder;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::dial::{Dialed, Stream};
-use super::link::Link;
+use super::link::{Link, Unanswered};
 use super::mux::{self, Mux};
 use super::server::{Running, ServerState};
 use super::{Patience, UpstreamError};
 use crate::config::{Http2, Scheme};
 use crate::proxy::body::{Progress, RequestBody};
 use crate::proxy::forward;
-use multiplex::Way;
 
 /// The largest response head, and the most that is read at once. Signals of a whole session have
 /// to fit; hyper's own limit would be 400 kB.
@@ -127,10 +125,10 @@ pub(super) struct Failed {
 }
 
 impl Failed {
-    fn unsent(error: UpstreamError, request: Request<RequestBody>) -> Self {
+    fn unsent(error: UpstreamError, request: Box<Request<RequestBody>>) -> Self {
         Self {
             error,
-            unsent: Some(Box::new(request)),
+            unsent: Some(request),
         }
     }
 }
@@ -189,53 +187,67 @@ impl Pool {
     /// may have acted upon it.
     pub(super) async fn send(
         self: &Arc<Self>,
-        mut request: Request<RequestBody>,
+        mut request: Box<Request<RequestBody>>,
         patience: Patience,
     ) -> Result<(Response<Incoming>, Lease), Failed> {
         forward::ensure_host(request.headers_mut(), &self.authority);
         let slot = self.slot().await?;
-        let mut fresh = None;
         if self.may_multiplex(&request) {
-            let way = if request.headers().contains_key(UPGRADE) {
-                Box::pin(self.websocket_way()).await
-            } else {
-                Box::pin(self.way()).await
-            };
-            match way {
-                Ok(Way::Stream(stream)) => {
-                    return Box::pin(self.send_by_stream(request, stream, slot, patience)).await;
-                }
-                Ok(Way::Link(link)) => fresh = Some(link),
-                Err(error) => return Err(Failed::unsent(error, request)),
-            }
+            return Box::pin(self.send_either_way(request, slot, patience)).await;
         }
         let progress = request.body().progress();
         let progress = progress.as_deref();
-        let idle = match fresh {
-            Some(_) => None,
-            None => self.take_idle(patience.since),
+        let Some(mut link) = self.take_idle(patience.since) else {
+            return Box::pin(self.send_afresh(request, slot, patience)).await;
         };
-        let reused = idle.is_some();
-        let mut link = match idle.or(fresh) {
-            Some(link) => link,
-            None => match self.connect().await {
-                Ok(link) => link,
-                Err(error) => return Err(Failed::unsent(error, request)),
-            },
-        };
-        let mut answered = in_time(link.send(request), progress, patience).await?;
+        let mut answered = link.send(request, progress, patience).await?;
         // The other side may have closed the connection since it was last used. If hyper gives the
         // request back unsent, it goes by a fresh one.
         if let Err(failure) = &mut answered
-            && reused
             && let Some(unsent) = failure.take_message()
         {
-            link = match self.connect().await {
-                Ok(link) => link,
-                Err(error) => return Err(Failed::unsent(error, unsent)),
-            };
-            answered = in_time(link.send(unsent), progress, patience.anew()).await?;
+            let unsent = Box::new(unsent);
+            return Box::pin(self.send_afresh(unsent, slot, patience.anew())).await;
         }
+        self.conclude(answered, link, slot, progress)
+    }
+
+    /// Sends a request by a connection that is opened for it. Boxed where it is called, like all
+    /// that is rare, since it would make the future of every request larger.
+    async fn send_afresh(
+        self: &Arc<Self>,
+        request: Box<Request<RequestBody>>,
+        slot: OwnedSemaphorePermit,
+        patience: Patience,
+    ) -> Result<(Response<Incoming>, Lease), Failed> {
+        match self.open().await {
+            Ok(link) => self.send_by(link, request, slot, patience).await,
+            Err(error) => Err(Failed::unsent(error, request)),
+        }
+    }
+
+    /// Sends a request by a connection that has not been used.
+    async fn send_by(
+        self: &Arc<Self>,
+        mut link: Link,
+        request: Box<Request<RequestBody>>,
+        slot: OwnedSemaphorePermit,
+        patience: Patience,
+    ) -> Result<(Response<Incoming>, Lease), Failed> {
+        let progress = request.body().progress();
+        let progress = progress.as_deref();
+        let answered = link.send(request, progress, patience).await?;
+        self.conclude(answered, link, slot, progress)
+    }
+
+    /// Makes of what an HTTP/1.1 connection has brought what the exchange goes on with.
+    fn conclude(
+        self: &Arc<Self>,
+        answered: Result<Response<Incoming>, Unanswered>,
+        mut link: Link,
+        slot: OwnedSemaphorePermit,
+        progress: Option<&Progress>,
+    ) -> Result<(Response<Incoming>, Lease), Failed> {
         let response = answered.map_err(|mut failure| Failed {
             unsent: failure.take_message().map(Box::new),
             error: UpstreamError::of(failure.into_error(), progress),
@@ -328,12 +340,7 @@ impl Pool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a connection. Boxed, because this is rare, and would make the future of every request
-    /// larger by kilobytes that are moved around.
-    fn connect(&self) -> Pin<Box<dyn Future<Output = Result<Link, UpstreamError>> + Send + '_>> {
-        Box::pin(self.open())
-    }
-
+    /// Opens a connection.
     async fn open(&self) -> Result<Link, UpstreamError> {
         let limit = self.settings.connect_timeout;
         let dialed = self.state.dialer.dial(limit, true).await?;
@@ -360,28 +367,6 @@ impl Pool {
             .await
             .map_err(UpstreamError::Broken)?;
         Ok(Link::new(sender, connection, address))
-    }
-}
-
-/// Waits for a response head as long as something moves.
-async fn in_time<T>(
-    exchange: impl Future<Output = T>,
-    progress: Option<&Progress>,
-    Patience { since, limit }: Patience,
-) -> Result<T, UpstreamError> {
-    let mut exchange = pin!(exchange);
-    let mut deadline = since + limit;
-    loop {
-        if let Ok(outcome) = timeout_at(deadline, exchange.as_mut()).await {
-            return Ok(outcome);
-        }
-        match progress {
-            Some(body) if body.last_moved() + limit > deadline => {
-                deadline = body.last_moved() + limit;
-            }
-            Some(body) if body.is_starved() => return Err(UpstreamError::RequestStalled),
-            Some(_) | None => return Err(UpstreamError::ResponseTimeout),
-        }
     }
 }
 

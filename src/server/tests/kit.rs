@@ -60,7 +60,7 @@ impl Forward {
             since: Instant::now(),
             limit: self.response_timeout,
         };
-        let sent = self.upstream.send(request, None, patience).await;
+        let sent = self.upstream.send(Box::new(request), None, patience).await;
         let (mut response, lease) = sent.map_err(ProxyError::Upstream)?;
         let upstream = hyper::upgrade::on(&mut response);
         let (mut head, body) = response.into_parts();
@@ -74,7 +74,7 @@ impl Forward {
             return Ok(Response::from_parts(head, Body::Empty));
         }
         let body = UpstreamBody::new(body, outbound.trailers, lease, Box::new(drop));
-        Ok(Response::from_parts(head, Body::Upstream(body)))
+        Ok(Response::from_parts(head, Body::Upstream(Box::new(body))))
     }
 }
 

@@ -5,20 +5,33 @@
 //! comes round; they share one `MGET`. An exchange that is alone waits for nobody: its command
 //! leaves when the loop has run what was ready.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use fred::clients::Client;
 use fred::error::{Error, ErrorKind};
 use fred::interfaces::KeysInterface;
 use fred::types::{Key as RedisKey, Value};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 /// The most keys in one command, so that one answer does not hold up the others for long.
 const MOST: usize = 64;
 
 /// The loads of one connection that have not been sent.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Loads(Arc<Mutex<Vec<Waiting>>>);
+pub(super) struct Loads(Arc<Mutex<Queue>>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Vec<Waiting>,
+    /// Whoever sends them, while it waits for one.
+    sender: Option<Waker>,
+}
 
 #[derive(Debug)]
 struct Waiting {
@@ -28,56 +41,80 @@ struct Waiting {
 
 impl Loads {
     /// Loads what is stored under `key`, together with whatever else is loaded in this turn.
+    /// Somebody must [`send`](Self::send) them.
     ///
     /// # Cancel safety
     ///
     /// The other loads go on; this one's answer is dropped.
-    pub(super) async fn get(&self, client: &Client, key: RedisKey) -> Result<Value, Error> {
+    pub(super) async fn get(&self, key: RedisKey) -> Result<Value, Error> {
         let (answer, answered) = oneshot::channel();
-        let is_first = {
-            let mut waiting = self.lock();
-            waiting.push(Waiting { key, answer });
-            waiting.len() == 1
+        let sender = {
+            let mut queue = self.lock();
+            queue.waiting.push(Waiting { key, answer });
+            queue.sender.take()
         };
-        if is_first {
-            let (loads, client) = (self.clone(), client.clone());
-            // A new task is run after all that are ready now, and those may want to load, too.
-            // Boxed, since the driver's future has kilobytes, and a task is moved as it is made.
-            tokio::spawn(Box::pin(async move { loads.send(&client).await }));
+        if let Some(sender) = sender {
+            // It is run after all that are ready now, and those may want to load, too.
+            sender.wake();
         }
         answered
             .await
             .unwrap_or_else(|_dropped| Err(Error::new(ErrorKind::Canceled, "the worker stops")))
     }
 
-    async fn send(&self, client: &Client) {
-        let mut waiting = std::mem::take(&mut *self.lock());
-        // Who went away in the meantime needs no answer.
-        waiting.retain(|one| !one.answer.is_closed());
-        while waiting.len() > MOST {
-            let rest = waiting.split_off(MOST);
-            let client = client.clone();
-            let full = std::mem::replace(&mut waiting, rest);
-            tokio::spawn(Box::pin(async move { ask(&client, full).await }));
-        }
-        ask(client, waiting).await;
+    /// Sends loads, for ever, and waits for each answer for so long; to be run as one task, which
+    /// costs less than one for each command.
+    pub(super) async fn send(self, client: Client, limit: Duration) {
+        let mut asking = FuturesUnordered::new();
+        poll_fn(|cx| {
+            loop {
+                while let Some(batch) = self.next(cx) {
+                    // Boxed, since the driver's future has kilobytes, and would be moved twice more.
+                    asking.push(Box::pin(ask(client.clone(), batch, limit)));
+                }
+                // What is pushed is only sent when it is polled. None is no end here.
+                match asking.poll_next_unpin(cx) {
+                    Poll::Ready(Some(())) => {}
+                    Poll::Ready(None) | Poll::Pending => return Poll::<()>::Pending,
+                }
+            }
+        })
+        .await;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Waiting>> {
+    /// The loads of the next command; when there are none, the task is woken by the next one.
+    fn next(&self, cx: &Context<'_>) -> Option<Vec<Waiting>> {
+        let mut queue = self.lock();
+        // Who went away in the meantime needs no answer.
+        queue.waiting.retain(|one| !one.answer.is_closed());
+        if queue.waiting.is_empty() {
+            queue.sender = Some(cx.waker().clone());
+            return None;
+        }
+        let rest = if queue.waiting.len() > MOST {
+            queue.waiting.split_off(MOST)
+        } else {
+            Vec::new()
+        };
+        Some(std::mem::replace(&mut queue.waiting, rest))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn ask(client: &Client, mut waiting: Vec<Waiting>) {
+async fn ask(client: Client, mut waiting: Vec<Waiting>, limit: Duration) {
     if waiting.len() < 2 {
         if let Some(Waiting { key, answer }) = waiting.pop() {
+            let value = in_time(limit, pin!(client.get(key))).await;
             // Whoever asked may be gone; nobody else needs to know.
-            drop(answer.send(client.get(key).await));
+            drop(answer.send(value));
         }
         return;
     }
     let keys: Vec<RedisKey> = waiting.iter().map(|one| one.key.clone()).collect();
-    let answers: Result<Value, Error> = client.mget(keys).await;
+    let answers = in_time(limit, pin!(client.mget(keys))).await;
     let answers = answers.and_then(|answers| {
         let answers = answers.into_array();
         if answers.len() == waiting.len() {
@@ -98,5 +135,16 @@ async fn ask(client: &Client, mut waiting: Vec<Waiting>) {
                 drop(one.answer.send(Err(error.clone())));
             }
         }
+    }
+}
+
+/// The question comes pinned: an `async fn` that takes a future by value holds it twice.
+async fn in_time(
+    limit: Duration,
+    asking: Pin<&mut impl Future<Output = Result<Value, Error>>>,
+) -> Result<Value, Error> {
+    match timeout(limit, asking).await {
+        Ok(answer) => answer,
+        Err(_elapsed) => Err(Error::new(ErrorKind::Timeout, "no answer in time")),
     }
 }

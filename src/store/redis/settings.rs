@@ -66,21 +66,15 @@ fn server(address: &RedisAddress) -> ServerConfig {
 }
 
 fn connection(storage: &Storage) -> ConnectionConfig {
-    // An answer that is so late is of no use to anybody: nobody waits longer than the timeout.
-    let unresponsive = storage
-        .timeout
-        .saturating_mul(2)
-        .max(Duration::from_secs(1));
     ConnectionConfig {
         connection_timeout: storage.connect_timeout,
         internal_command_timeout: storage.connect_timeout,
         cluster_cache_update_delay: Duration::ZERO,
         max_command_attempts: 1, // a write that may have happened is not sent again
         max_redirections: 0,
-        unresponsive: UnresponsiveConfig {
-            max_timeout: Some(unresponsive),
-            interval: unresponsive / 4,
-        },
+        // The breaker gives up a connection that is silent; a timer for each command would do it
+        // a second time.
+        unresponsive: UnresponsiveConfig::default(),
         reconnect_on_auth_error: true,
         auto_client_setname: false,
         max_command_buffer_len: MAX_QUEUED_COMMANDS,

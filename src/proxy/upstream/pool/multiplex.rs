@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http::header::UPGRADE;
+use http::request::Parts;
 use http::uri::Scheme as UriScheme;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -13,16 +14,17 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use super::{Carrier, Failed, Lease, MAX_RESPONSE_HEAD, Pool, Speaks, in_time};
+use super::{Carrier, Failed, Lease, MAX_RESPONSE_HEAD, Pool, Speaks};
 use crate::config::Scheme;
 use crate::proxy::body::RequestBody;
 use crate::proxy::upstream::dial::{Dialed, Stream};
 use crate::proxy::upstream::http2::Unprocessed;
 use crate::proxy::upstream::link::Link;
+use crate::proxy::upstream::timer::{Timer, in_time};
 use crate::proxy::upstream::{Patience, UpstreamError, http2, mux};
 
 /// What a request can go by.
-pub(super) enum Way {
+enum Way {
     /// Room on an HTTP/2 connection.
     Stream(mux::Stream),
     /// An HTTP/1.1 connection: the server wanted no other.
@@ -32,7 +34,7 @@ pub(super) enum Way {
 impl Pool {
     /// Room on an HTTP/2 connection, which is opened if none has any; where the server may choose,
     /// it can be an HTTP/1.1 connection.
-    pub(super) async fn way(self: &Arc<Self>) -> Result<Way, UpstreamError> {
+    async fn way(self: &Arc<Self>) -> Result<Way, UpstreamError> {
         if let Some(stream) = self.take_stream() {
             return Ok(Way::Stream(stream));
         }
@@ -61,7 +63,7 @@ impl Pool {
 
     /// A connection for a WebSocket alone: what is in it can be anything and for ever, so that it
     /// would be in the way of others.
-    pub(super) async fn websocket_way(self: &Arc<Self>) -> Result<Way, UpstreamError> {
+    async fn websocket_way(self: &Arc<Self>) -> Result<Way, UpstreamError> {
         let limit = self.settings.connect_timeout;
         let dialed = self.state.dialer.dial(limit, false).await?;
         if !dialed.http2 {
@@ -111,11 +113,30 @@ impl Pool {
         Ok(self.mux.put(sender, connection, address))
     }
 
+    /// Sends a request by HTTP/2 where the server speaks it.
+    pub(super) async fn send_either_way(
+        self: &Arc<Self>,
+        request: Box<Request<RequestBody>>,
+        slot: OwnedSemaphorePermit,
+        patience: Patience,
+    ) -> Result<(Response<Incoming>, Lease), Failed> {
+        let way = if request.headers().contains_key(UPGRADE) {
+            self.websocket_way().await
+        } else {
+            self.way().await
+        };
+        match way {
+            Ok(Way::Stream(stream)) => self.send_by_stream(request, stream, slot, patience).await,
+            Ok(Way::Link(link)) => self.send_by(link, request, slot, patience).await,
+            Err(error) => Err(Failed::unsent(error, request)),
+        }
+    }
+
     /// Sends a request by HTTP/2. Where the connection had been open before and the server has
     /// certainly done nothing with the request, it goes by a fresh one.
-    pub(super) async fn send_by_stream(
+    async fn send_by_stream(
         self: &Arc<Self>,
-        request: Request<RequestBody>,
+        request: Box<Request<RequestBody>>,
         mut stream: mux::Stream,
         slot: OwnedSemaphorePermit,
         mut patience: Patience,
@@ -136,7 +157,8 @@ impl Pool {
                 http2::ask_for_websocket(&mut rewritten);
             }
             let request = Request::from_parts(rewritten, body);
-            let answered = in_time(stream.send(request), progress, patience).await?;
+            let sending = stream.send(request);
+            let answered = in_time(sending, &mut Timer::default(), progress, patience).await?;
             let mut failure = match answered {
                 Ok(mut response) => {
                     if websocket && response.status() == StatusCode::OK {
@@ -166,7 +188,7 @@ impl Pool {
             }
             // One that has enough to do is not asked again at once.
             if is_refused || !stream.reused {
-                return Err(Failed::unsent(error, Request::from_parts(head, unsent)));
+                return Err(Failed::unsent(error, boxed(head, unsent)));
             }
             body = unsent;
             patience = patience.anew();
@@ -174,10 +196,14 @@ impl Pool {
                 Ok(Way::Stream(stream)) => stream,
                 // It has unlearnt HTTP/2 meanwhile.
                 Ok(Way::Link(_)) => {
-                    return Err(Failed::unsent(error, Request::from_parts(head, body)));
+                    return Err(Failed::unsent(error, boxed(head, body)));
                 }
-                Err(error) => return Err(Failed::unsent(error, Request::from_parts(head, body))),
+                Err(error) => return Err(Failed::unsent(error, boxed(head, body))),
             };
         }
     }
+}
+
+fn boxed(head: Parts, body: RequestBody) -> Box<Request<RequestBody>> {
+    Box::new(Request::from_parts(head, body))
 }
