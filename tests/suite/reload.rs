@@ -10,6 +10,7 @@ use std::{iter, thread};
 use crate::harness::{
     Address, AppRequest, AppResponse, Browser, DEADLINE, Gate, Pycket, Upstream, Wire, tool,
 };
+use crate::stage::in_time;
 
 /// An application that says its name, and the name of who is logged in.
 fn named(name: &'static str) -> Upstream {
@@ -171,6 +172,45 @@ fn file_that_changes_is_taken_where_it_is_watched() {
     pycket.reconfigure(&upstream(&new));
     pycket.says("the configuration was reloaded");
     assert_eq!(Browser::at(&pycket).get("/").text(), "new {}");
+}
+
+/// A store that takes a connection and says nothing, and its URL.
+fn silent() -> (TcpListener, String) {
+    let store = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = store.local_addr().unwrap();
+    let config =
+        format!("engine = 'redis'\nstorage.url = 'redis://{url}'\nstorage.connect_timeout = '60s'");
+    (store, config)
+}
+
+#[test]
+fn stop_is_obeyed_while_a_reload_waits_for_the_store() {
+    let app = named("app");
+    let mut pycket = Pycket::with(&app).start();
+    let (store, config) = silent();
+    pycket.reconfigure(&config);
+    pycket.signal("HUP");
+    let _connection = store.accept().unwrap();
+    assert_eq!(pycket.stop().code, Some(0));
+}
+
+#[test]
+fn reload_that_is_ordered_while_another_waits_comes_next() {
+    let (old, new) = (named("old"), named("new"));
+    let mut pycket = Pycket::with(&old).config("workers = 1").start();
+    let (store, config) = silent();
+    pycket.reconfigure(&config);
+    pycket.signal("HUP");
+    let connection = store.accept().unwrap();
+    pycket.reconfigure(&upstream(&new));
+    pycket.signal("HUP");
+    // The first one goes on without a store.
+    drop((connection, store));
+    in_time("the second one holds", || {
+        (Browser::at(&pycket).get("/").text() == "new {}").then_some(())
+    });
+    pycket.reload("limits.max_body = '1MiB'");
+    assert_eq!(pycket.stop().code, Some(0));
 }
 
 /// Clients that ask by connections of their own, and open new ones when they are told to, until
