@@ -412,3 +412,6 @@ fn host_of(host: Option<&HeaderValue>) -> &str {
         .and_then(|host| std::str::from_utf8(host).ok())
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

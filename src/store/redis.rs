@@ -112,23 +112,24 @@ impl Redis {
         let mut first_error = client.error_rx();
         let link = Arc::new(Link::default());
         tokio::spawn(watch(&client, Arc::clone(&link), name.to_owned()));
-        let connection = client.connect();
-        let first_attempt = async {
-            tokio::select! {
-                connected = client.wait_for_connect() => drop(connected),
-                error = first_error.recv() => drop(error),
-            }
-        };
-        // Whatever came of it: operations say so themselves.
-        drop(timeout(storage.connect_timeout, first_attempt).await);
-        Ok(Self {
+        // Whole before anything is waited for, so that the connection ends with it.
+        let redis = Self {
+            connection: client.connect(),
             client,
             link,
             loads: Loads::default(),
             distrusted: Arc::new(AtomicBool::new(false)),
             script: sha1_hex(COMPARE_AND_WRITE.as_bytes()),
-            connection,
-        })
+        };
+        let first_attempt = async {
+            tokio::select! {
+                connected = redis.client.wait_for_connect() => drop(connected),
+                error = first_error.recv() => drop(error),
+            }
+        };
+        // Whatever came of it: operations say so themselves.
+        drop(timeout(storage.connect_timeout, first_attempt).await);
+        Ok(redis)
     }
 
     pub(super) async fn load(&self, key: &Key) -> Result<Option<Record>, StoreError> {

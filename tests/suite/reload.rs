@@ -10,6 +10,8 @@ use std::{iter, thread};
 use crate::harness::{
     Address, AppRequest, AppResponse, Browser, DEADLINE, Gate, Pycket, Upstream, Wire, tool,
 };
+use crate::http2_server::{Http2Server, ok};
+use crate::servers::{RedisServer, Reply};
 use crate::stage::in_time;
 
 /// An application that says its name, and the name of who is logged in.
@@ -211,6 +213,49 @@ fn reload_that_is_ordered_while_another_waits_comes_next() {
     });
     pycket.reload("limits.max_body = '1MiB'");
     assert_eq!(pycket.stop().code, Some(0));
+}
+
+#[test]
+fn reloads_leave_no_connection_behind() {
+    let app = Http2Server::start(|_| ok("app"));
+    let redis = RedisServer::start();
+    let clients = || {
+        let Reply::Text(list) = redis.command(&["CLIENT", "LIST"]) else {
+            panic!("it is a text");
+        };
+        // Without the one that asks.
+        String::from_utf8(list).unwrap().lines().count() - 1
+    };
+    let config = format!("upstream = 'h2c://{}'\nworkers = 2", app.address());
+    let mut pycket = Pycket::to(app.address())
+        .config(&config)
+        .redis(&redis)
+        .start();
+    let folder = format!("/proc/{}/fd", pycket.pid());
+    let descriptors = || std::fs::read_dir(&folder).unwrap().count();
+    let ask = |pycket: &Pycket| {
+        // One worker or the other; each gets its connection to the application.
+        for _ in 0..20 {
+            assert_eq!(Browser::at(pycket).get("/").text(), "app");
+        }
+    };
+    in_time("both workers are connected", || {
+        (clients() == 2).then_some(())
+    });
+    ask(&pycket);
+    pycket.reload("limits.max_body = '1MiB'");
+    in_time("the old ones are gone", || (clients() == 2).then_some(()));
+    let after_one = descriptors();
+    for turn in 2..10 {
+        ask(&pycket);
+        pycket.reload(&format!("limits.max_body = '{turn}MiB'"));
+    }
+    in_time("there are two, as before", || {
+        (clients() == 2).then_some(())
+    });
+    in_time("there are no more descriptors than after one", || {
+        (descriptors() <= after_one).then_some(())
+    });
 }
 
 /// Clients that ask by connections of their own, and open new ones when they are told to, until
