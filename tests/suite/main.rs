@@ -93,6 +93,8 @@ mod tls;
 #[cfg(test)]
 mod trust;
 #[cfg(test)]
+mod upgrade;
+#[cfg(test)]
 mod upstream_grpc;
 #[cfg(test)]
 mod upstream_health;
