@@ -31,6 +31,8 @@ mod fallback;
 #[cfg(test)]
 mod fault_proxy;
 #[cfg(test)]
+mod haproxy;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod http2;
@@ -42,6 +44,8 @@ mod http_semantics;
 mod listeners;
 #[cfg(test)]
 mod migrate;
+#[cfg(test)]
+mod neighbours;
 #[cfg(test)]
 mod nginx;
 #[cfg(test)]
