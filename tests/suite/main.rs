@@ -11,6 +11,8 @@ mod architecture;
 #[cfg(test)]
 mod balance;
 #[cfg(test)]
+mod chromium;
+#[cfg(test)]
 mod client_limits;
 #[cfg(test)]
 mod concurrency;
