@@ -65,10 +65,8 @@ fn a_server_that_refuses_connections_is_known_before_a_request_meets_it() {
 
 #[test]
 fn a_server_that_does_not_answer_in_time_is_not_well() {
-    let silent = Upstream::raw(|mut wire, _| {
-        wire.read_request();
-        wire.read_to_close();
-    });
+    // On a busy machine it may be given up before the whole question has arrived.
+    let silent = Upstream::raw(|mut wire, _| drop(wire.read_to_close()));
     let pycket = before(&[(silent.address(), "")], HASTY).start();
     let message = pycket.says("a server fails its health check");
     assert!(message.contains("no answer within 100ms"), "{message}");
