@@ -178,14 +178,14 @@ where
         thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(move || {
-                let outcome = catch_unwind(AssertUnwindSafe(|| worker::run(setup, &*make)))
+                let outcome = catch_unwind(AssertUnwindSafe(|| worker::run(setup, make)))
                     .unwrap_or_else(|_panic| Err("it panicked".into()));
                 // Nobody listens only when the server has failed already.
                 drop(exits.blocking_send((index, outcome)));
             })
             .map_err(RunError::Start)?;
     }
-    drop((exits, stopping, ears, started));
+    drop((exits, stopping, ears, started, make));
     let workers = Workers {
         phase,
         listening,

@@ -14,6 +14,7 @@ use super::keygen::random_secret;
 use super::run;
 use crate::config::{self, Config, Flags, Sources};
 use crate::demo;
+use crate::proxy::upstream::Directory;
 use crate::server::{self, Sockets};
 use crate::store::MemoryStore;
 use crate::telemetry;
@@ -40,7 +41,8 @@ pub(super) fn demo(listen: SocketAddr) -> Result<(), BoxError> {
             }
         })?;
     let config = Arc::new(config);
-    let make = run::handlers(&config, &MemoryStore::for_storage(&config.storage))?;
+    let memory = MemoryStore::for_storage(&config.storage);
+    let make = run::handlers(&config, &memory, &mut Directory::default())?;
     run::serve(&config, sockets, make, server::on_signals())
 }
 

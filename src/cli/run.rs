@@ -14,7 +14,7 @@ use super::Failure;
 use crate::config::{Config, LogFormat, Warning, summary};
 use crate::proxy::Worker;
 use crate::proxy::handler::Proxy;
-use crate::proxy::upstream::{Upstreams, UpstreamsError};
+use crate::proxy::upstream::{Directory, Upstreams, UpstreamsError};
 use crate::server::{self, Order, Sockets};
 use crate::store::{BoxError, MemoryStore};
 use crate::telemetry;
@@ -43,8 +43,9 @@ pub(super) fn run(
     announce(&config);
     let config = Arc::new(config);
     let memory = MemoryStore::for_storage(&config.storage);
-    let make = handlers(&config, &memory)?;
-    let mut operator = Operator::new(Arc::clone(&config), memory, file, load);
+    let mut directory = Directory::default();
+    let make = handlers(&config, &memory, &mut directory)?;
+    let mut operator = Operator::new(Arc::clone(&config), memory, directory, file, load);
     serve(&config, sockets, make, async move || operator.order().await)
 }
 
@@ -63,9 +64,14 @@ pub(super) fn serve(
     Ok(())
 }
 
-/// Makes the handlers of all workers, which have one memory store.
-pub(super) fn handlers(config: &Arc<Config>, memory: &MemoryStore) -> Result<Make, UpstreamsError> {
-    let upstreams = Upstreams::new(config)?;
+/// Makes the handlers of all workers, which have one memory store. What the directory knows of their
+/// upstreams goes on.
+pub(super) fn handlers(
+    config: &Arc<Config>,
+    memory: &MemoryStore,
+    directory: &mut Directory,
+) -> Result<Make, UpstreamsError> {
+    let upstreams = Upstreams::new(config, directory)?;
     let (config, memory) = (Arc::clone(config), memory.clone());
     Ok(Box::new(move |worker| {
         let (config, memory) = (Arc::clone(&config), memory.clone());

@@ -44,6 +44,8 @@ pub struct Proxy {
     access: Option<Arc<AccessLog>>,
     /// What goes on in the background as long as this is the worker's handler.
     _background: JoinSet<()>,
+    /// What looks after the servers ends with it.
+    _upstreams: Arc<Upstreams>,
 }
 
 /// A route with what belongs to it on this worker.
@@ -137,7 +139,7 @@ impl Proxy {
     /// A handler for one worker.
     pub fn new(
         config: Arc<Config>,
-        upstreams: &Upstreams,
+        upstreams: Arc<Upstreams>,
         sessions: Arc<Sessions>,
         tasks: Tasks,
         ids: RequestIds,
@@ -171,6 +173,7 @@ impl Proxy {
             ids,
             access,
             _background: JoinSet::new(),
+            _upstreams: upstreams,
         }
     }
 
@@ -194,13 +197,11 @@ impl Proxy {
         let archive = Archive::open(&config.storage, &memory).await?;
         let sessions = Sessions::new(archive, config.names.clone(), worker.tasks.clone());
         // One worker looks after what all share.
-        let mut background = if worker.index == 0 {
-            let mut watching = upstreams.watch();
-            watching.spawn(purge(memory));
-            watching
-        } else {
-            JoinSet::new()
-        };
+        let mut background = JoinSet::new();
+        if worker.index == 0 {
+            upstreams.watch();
+            background.spawn(purge(memory));
+        }
         let access = config.log.access.then(|| {
             let log = Arc::new(AccessLog::to_stdout(config.log.format));
             let flushed = Arc::clone(&log);
@@ -210,7 +211,7 @@ impl Proxy {
         let ids = RequestIds::new()?;
         let proxy = Self::new(
             config,
-            &upstreams,
+            upstreams,
             Arc::new(sessions),
             worker.tasks,
             ids,
@@ -436,3 +437,6 @@ fn host_of(host: Option<&HeaderValue>) -> &str {
         .and_then(|host| std::str::from_utf8(host).ok())
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use group::{Group, Upstreams, UpstreamsError};
+pub use group::{Directory, Group, Upstreams, UpstreamsError};
 pub use pool::Lease;
 pub use tls::TlsError;
 

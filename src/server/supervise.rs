@@ -1,5 +1,6 @@
 //! What goes on while the workers serve: orders are carried out, and ends are noticed.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::process::Command;
 use std::sync::Arc;
@@ -61,19 +62,20 @@ pub(super) async fn supervise<M>(
 ) -> Result<Report, RunError> {
     // Polled once before anybody can know that there is something to stop: a signal that came
     // before it is listened for would end the process.
-    let mut early = tokio::select! {
+    let mut waiting = VecDeque::new();
+    tokio::select! {
         biased;
-        order = orders() => Some(order),
-        () = std::future::ready(()) => None,
-    };
-    if early.is_none() {
+        order = orders() => waiting.push_back(order),
+        () = std::future::ready(()) => {}
+    }
+    if waiting.is_empty() {
         announce();
     }
     let mut fresh = keep_fresh(&workers);
     let mut starting = workers.changes.len();
     let mut successor = None;
     let first = loop {
-        let event = if let Some(order) = early.take() {
+        let event = if let Some(order) = waiting.pop_front() {
             Event::Told(order)
         } else {
             tokio::select! {
@@ -85,17 +87,17 @@ pub(super) async fn supervise<M>(
         };
         match event {
             Event::Told(Order::Stop) => break None,
-            Event::Told(Order::Reload(next)) => match workers.reload(next).await {
-                Ok(()) => {
+            Event::Told(Order::Reload(next)) => {
+                let outcome = tokio::select! {
+                    outcome = workers.reload(next) => outcome,
+                    // A store that does not answer can hold a reload up.
+                    () = told_to_stop(orders, &mut waiting) => break None,
+                };
+                if tell(outcome) {
                     fresh.abort();
                     fresh = keep_fresh(&workers);
-                    info!("the configuration was reloaded");
                 }
-                Err(error) => error!(
-                    error = chain(&*error),
-                    "the configuration was not reloaded: the old one stays"
-                ),
-            },
+            }
             Event::Told(Order::Upgrade(_)) if successor.is_some() => {
                 warn!("a successor is starting already");
             }
@@ -124,6 +126,39 @@ pub(super) async fn supervise<M>(
         }
     };
     stop(workers, first, Phase::Draining, orders).await
+}
+
+/// Waits for the order to stop. Others wait until they are asked for; of configurations, only the newest
+/// does.
+async fn told_to_stop<M>(
+    orders: &mut impl AsyncFnMut() -> Order<M>,
+    waiting: &mut VecDeque<Order<M>>,
+) {
+    loop {
+        match orders().await {
+            Order::Stop => return,
+            order @ Order::Reload(_) => {
+                waiting.retain(|order| !matches!(order, Order::Reload(_)));
+                waiting.push_back(order);
+            }
+            order @ Order::Upgrade(_) => waiting.push_back(order),
+        }
+    }
+}
+
+/// Says what came of a reload; whether the new configuration holds.
+fn tell(outcome: Result<(), BoxError>) -> bool {
+    match outcome {
+        Ok(()) => info!("the configuration was reloaded"),
+        Err(error) => {
+            error!(
+                error = chain(&*error),
+                "the configuration was not reloaded: the old one stays"
+            );
+            return false;
+        }
+    }
+    true
 }
 
 /// Waits for what becomes of a successor, where there is one.
@@ -235,6 +270,8 @@ impl<M> Workers<M> {
     }
 
     /// Goes on with another configuration, or changes nothing.
+    ///
+    /// When it is dropped, nothing has changed.
     async fn reload(&mut self, next: Next<M>) -> Result<(), BoxError> {
         let Next { config, make } = next;
         let count = self.changes.len();

@@ -53,7 +53,7 @@ pub(super) struct Change<M> {
 }
 
 /// Runs a worker on this thread to its end.
-pub(super) fn run<H, M, F>(setup: Setup<M>, make: &M) -> Result<Report, BoxError>
+pub(super) fn run<H, M, F>(setup: Setup<M>, make: Arc<M>) -> Result<Report, BoxError>
 where
     H: Handler,
     M: Fn(Worker) -> F,
@@ -68,7 +68,7 @@ where
     report
 }
 
-async fn serve<H, M, F>(mut setup: Setup<M>, make: &M) -> Result<Report, BoxError>
+async fn serve<H, M, F>(mut setup: Setup<M>, make: Arc<M>) -> Result<Report, BoxError>
 where
     H: Handler,
     M: Fn(Worker) -> F,
@@ -84,6 +84,8 @@ where
         handler = make(worker.clone()) => handler?,
         () = reached(&mut stopping, Phase::Closing) => return Ok(Report::default()),
     };
+    // What it holds must not outlive the configuration that it is of.
+    drop(make);
     let shared = Shared::new(&setup.config, handler, setup.room, setup.stopping);
     let (connections, exchanges) = (shared.connections.clone(), Arc::clone(&shared.exchanges));
     let mut serving = Serving {

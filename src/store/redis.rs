@@ -116,27 +116,27 @@ impl Redis {
         let mut first_error = client.error_rx();
         let link = Arc::new(Link::default());
         tokio::spawn(watch(&client, Arc::clone(&link), name.to_owned()));
-        let connection = client.connect();
+        let loads = Loads::default();
+        let sending = loads.clone().send(client.clone(), storage.timeout);
+        // Whole before anything is waited for, so that the connection ends with it.
+        let redis = Self {
+            connection: client.connect(),
+            sender: tokio::spawn(sending).abort_handle(),
+            client,
+            link,
+            loads,
+            distrusted: Arc::new(AtomicBool::new(false)),
+            script: sha1_hex(COMPARE_AND_WRITE.as_bytes()),
+        };
         let first_attempt = async {
             tokio::select! {
-                connected = client.wait_for_connect() => drop(connected),
+                connected = redis.client.wait_for_connect() => drop(connected),
                 error = first_error.recv() => drop(error),
             }
         };
         // Whatever came of it: operations say so themselves.
         drop(timeout(storage.connect_timeout, first_attempt).await);
-        let loads = Loads::default();
-        let sending = loads.clone().send(client.clone(), storage.timeout);
-        let sender = tokio::spawn(sending).abort_handle();
-        Ok(Self {
-            client,
-            link,
-            loads,
-            sender,
-            distrusted: Arc::new(AtomicBool::new(false)),
-            script: sha1_hex(COMPARE_AND_WRITE.as_bytes()),
-            connection,
-        })
+        Ok(redis)
     }
 
     pub(super) async fn load(&self, key: &Key) -> Result<Option<Record>, StoreError> {

@@ -1,7 +1,7 @@
 //! HTTP/2 from clients: curl and h2load, and frames byte by byte for what those would never send.
 
 pub(crate) mod frames;
-mod websockets;
+pub(crate) mod websockets;
 
 use crate::harness::{Address, AppResponse, Gate, Pycket, Upstream, curl, tool};
 use frames::{END_HEADERS, END_STREAM, Frames, GET};

@@ -118,7 +118,13 @@ fn a_socket_file_that_somebody_listens_on_is_left_alone() {
 }
 
 /// Starts it as systemd would, with this socket as number 3.
-fn handed_over(app: &Upstream, folder: &Path, socket: OwnedFd, listen: &str, pid: &str) -> Process {
+pub(crate) fn handed_over(
+    app: &Upstream,
+    folder: &Path,
+    socket: OwnedFd,
+    listen: &str,
+    pid: &str,
+) -> Process {
     let config = folder.join("pycket.toml");
     let builder = Pycket::with(app).config(&format!("listen = '{listen}'"));
     fs::write(&config, builder.text()).expect("the folder can be written");

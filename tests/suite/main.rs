@@ -11,6 +11,8 @@ mod architecture;
 #[cfg(test)]
 mod balance;
 #[cfg(test)]
+mod chromium;
+#[cfg(test)]
 mod client_limits;
 #[cfg(test)]
 mod concurrency;
@@ -31,6 +33,8 @@ mod fallback;
 #[cfg(test)]
 mod fault_proxy;
 #[cfg(test)]
+mod haproxy;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod http2;
@@ -42,6 +46,8 @@ mod http_semantics;
 mod listeners;
 #[cfg(test)]
 mod migrate;
+#[cfg(test)]
+mod neighbours;
 #[cfg(test)]
 mod nginx;
 #[cfg(test)]
@@ -92,6 +98,8 @@ mod store_failures;
 mod tls;
 #[cfg(test)]
 mod trust;
+#[cfg(test)]
+mod upgrade;
 #[cfg(test)]
 mod upstream_grpc;
 #[cfg(test)]

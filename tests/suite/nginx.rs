@@ -1,4 +1,4 @@
-//! A real nginx, as an application that speaks TLS.
+//! A real nginx, before us or behind us.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,17 +23,19 @@ impl Nginx {
     /// `listen` is what stands behind the address in `listen`, and `server` what stands in the
     /// server's block beside the certificate.
     pub(crate) fn start(listen: &str, server: &str) -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        make_certificates(directory.path());
-        for _ in 0..PORT_ATTEMPTS {
-            let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-            let config = format!(
-                "daemon off; master_process off; pid nginx.pid; error_log stderr notice;
-                 events {{}}
+        Self::with_http("", listen, server)
+    }
+
+    /// The same, with something beside the server's block.
+    pub(crate) fn with_http(http: &str, listen: &str, server: &str) -> Self {
+        Self::run(|address| {
+            format!(
+                "events {{}}
                  http {{
                      access_log off;
                      client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
                      uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+                     {http}
                      server {{
                          listen {address} {listen};
                          ssl_certificate server.pem;
@@ -41,7 +43,29 @@ impl Nginx {
                          {server}
                      }}
                  }}"
-            );
+            )
+        })
+    }
+
+    /// One that passes on connections, whatever is spoken on them; `server` says where to and how.
+    pub(crate) fn stream(server: &str) -> Self {
+        // Debian's package libnginx-mod-stream.
+        Self::run(|address| {
+            format!(
+                "load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+                 events {{}}
+                 stream {{ server {{ listen {address}; {server} }} }}"
+            )
+        })
+    }
+
+    fn run(config: impl Fn(SocketAddr) -> String) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        make_certificates(directory.path());
+        for _ in 0..PORT_ATTEMPTS {
+            let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+            let usual = "daemon off; master_process off; pid nginx.pid; error_log stderr notice;";
+            let config = format!("{usual}\n{}", config(address));
             std::fs::write(directory.path().join("nginx.conf"), config)
                 .expect("the directory is ours");
             let mut command = Command::new("nginx");

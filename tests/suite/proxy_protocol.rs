@@ -1,11 +1,10 @@
 //! The PROXY protocol: byte by byte, from curl, and from `HAProxy` in front.
 
-use std::fs;
-use std::net::{SocketAddr, TcpListener};
-use std::process::Command;
+use std::net::SocketAddr;
 
+use crate::haproxy::Haproxy;
 use crate::harness::{
-    Address, AppResponse, Builder, Process, Pycket, Upstream, Wire, curl, raw_until_close,
+    Address, AppResponse, Builder, Pycket, Upstream, Wire, curl, raw_until_close,
 };
 
 /// An application that answers with what it is told about the client.
@@ -14,7 +13,7 @@ fn app() -> Upstream {
 }
 
 /// A proxy that has a second address, where these have to send headers.
-fn expecting(app: &Upstream, from: &str) -> Builder {
+pub(crate) fn expecting(app: &Upstream, from: &str) -> Builder {
     Pycket::with(app).config(&format!(
         "[[listener]]\naddress = '127.0.0.1:0'\nproxy_protocol = ['{from}']"
     ))
@@ -157,28 +156,10 @@ fn haproxy_in_front_passes_on_whom_it_serves() {
         let app = app();
         let pycket = expecting(&app, "127.0.0.1/32").start();
         let behind = pycket.second_address();
-        let folder = tempfile::tempdir().expect("a folder");
-        let config = folder.path().join("haproxy.cfg");
-        let text = format!(
-            "defaults\n  mode tcp\n  timeout connect 20s\n  timeout client 20s\n  timeout server 20s\n\
-             listen front\n  bind fd@3\n  server pycket {behind} {how}\n"
-        );
-        fs::write(&config, text).expect("the folder is ours");
-        // Another address of this machine, so that it is told apart from HAProxy's own.
-        let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let front = socket.local_addr().expect("it is bound");
-        let mut command = Command::new("sh");
-        let script = format!(
-            "exec 3<&0 </dev/null; exec haproxy -db -f '{}'",
-            config.display()
-        );
-        command.env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
-        command
-            .args(["-c", &script])
-            .stdin(std::os::fd::OwnedFd::from(socket));
-        let _haproxy = Process::start(&mut command, "haproxy");
-        let url = format!("http://{front}/");
+        let haproxy = Haproxy::start("tcp", "", &format!("server pycket {behind} {how}"));
+        let url = format!("http://{}/", haproxy.address());
         for flag in ["--http1.1", "--http2-prior-knowledge"] {
+            // Another address of this machine, so that it is told apart from HAProxy's own.
             let told = curl(&["--interface", "127.0.0.7", flag, &url]);
             assert_eq!(told, "127.0.0.7", "{how} {flag}");
         }

@@ -1,8 +1,7 @@
-//! Another configuration while it runs, and another program: nothing is lost.
+//! Another configuration while it runs: nothing is lost.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use std::{iter, thread};
@@ -10,9 +9,12 @@ use std::{iter, thread};
 use crate::harness::{
     Address, AppRequest, AppResponse, Browser, DEADLINE, Gate, Pycket, Upstream, Wire, tool,
 };
+use crate::http2_server::{Http2Server, ok};
+use crate::servers::{RedisServer, Reply};
+use crate::stage::in_time;
 
 /// An application that says its name, and the name of who is logged in.
-fn named(name: &'static str) -> Upstream {
+pub(crate) fn named(name: &'static str) -> Upstream {
     Upstream::app(move |request| match request.target.as_str() {
         "/login" => AppResponse::see_other("/").header("X-Session-Set", "user=alice"),
         _ => AppResponse::ok(format!("{name} {}", session(request))),
@@ -23,7 +25,7 @@ fn session(request: &AppRequest) -> &str {
     request.header("X-Session").unwrap_or("-")
 }
 
-fn get(wire: &mut Wire) -> String {
+pub(crate) fn get(wire: &mut Wire) -> String {
     wire.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
     let head = wire.read_head();
     assert_eq!(head.status(), 200);
@@ -142,7 +144,7 @@ fn listeners_come_and_go_and_the_others_stay() {
 }
 
 /// Asks until it is so.
-fn until(what: &str, mut is: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut is: impl FnMut() -> bool) {
     let end = Instant::now() + DEADLINE;
     while !is() {
         assert!(Instant::now() < end, "{what}: not so");
@@ -173,9 +175,91 @@ fn file_that_changes_is_taken_where_it_is_watched() {
     assert_eq!(Browser::at(&pycket).get("/").text(), "new {}");
 }
 
+/// A store that takes a connection and says nothing, and its URL.
+fn silent() -> (TcpListener, String) {
+    let store = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = store.local_addr().unwrap();
+    let config =
+        format!("engine = 'redis'\nstorage.url = 'redis://{url}'\nstorage.connect_timeout = '60s'");
+    (store, config)
+}
+
+#[test]
+fn stop_is_obeyed_while_a_reload_waits_for_the_store() {
+    let app = named("app");
+    let mut pycket = Pycket::with(&app).start();
+    let (store, config) = silent();
+    pycket.reconfigure(&config);
+    pycket.signal("HUP");
+    let _connection = store.accept().unwrap();
+    assert_eq!(pycket.stop().code, Some(0));
+}
+
+#[test]
+fn reload_that_is_ordered_while_another_waits_comes_next() {
+    let (old, new) = (named("old"), named("new"));
+    let mut pycket = Pycket::with(&old).config("workers = 1").start();
+    let (store, config) = silent();
+    pycket.reconfigure(&config);
+    pycket.signal("HUP");
+    let connection = store.accept().unwrap();
+    pycket.reconfigure(&upstream(&new));
+    pycket.signal("HUP");
+    // The first one goes on without a store.
+    drop((connection, store));
+    in_time("the second one holds", || {
+        (Browser::at(&pycket).get("/").text() == "new {}").then_some(())
+    });
+    pycket.reload("limits.max_body = '1MiB'");
+    assert_eq!(pycket.stop().code, Some(0));
+}
+
+#[test]
+fn reloads_leave_no_connection_behind() {
+    let app = Http2Server::start(|_| ok("app"));
+    let redis = RedisServer::start();
+    let clients = || {
+        let Reply::Text(list) = redis.command(&["CLIENT", "LIST"]) else {
+            panic!("it is a text");
+        };
+        // Without the one that asks.
+        String::from_utf8(list).unwrap().lines().count() - 1
+    };
+    let config = format!("upstream = 'h2c://{}'\nworkers = 2", app.address());
+    let mut pycket = Pycket::to(app.address())
+        .config(&config)
+        .redis(&redis)
+        .start();
+    let folder = format!("/proc/{}/fd", pycket.pid());
+    let descriptors = || std::fs::read_dir(&folder).unwrap().count();
+    let ask = |pycket: &Pycket| {
+        // One worker or the other; each gets its connection to the application.
+        for _ in 0..20 {
+            assert_eq!(Browser::at(pycket).get("/").text(), "app");
+        }
+    };
+    in_time("both workers are connected", || {
+        (clients() == 2).then_some(())
+    });
+    ask(&pycket);
+    pycket.reload("limits.max_body = '1MiB'");
+    in_time("the old ones are gone", || (clients() == 2).then_some(()));
+    let after_one = descriptors();
+    for turn in 2..10 {
+        ask(&pycket);
+        pycket.reload(&format!("limits.max_body = '{turn}MiB'"));
+    }
+    in_time("there are two, as before", || {
+        (clients() == 2).then_some(())
+    });
+    in_time("there are no more descriptors than after one", || {
+        (descriptors() <= after_one).then_some(())
+    });
+}
+
 /// Clients that ask by connections of their own, and open new ones when they are told to, until
 /// `change` is done; how many answers they got. None may be missing.
-fn load(address: SocketAddr, change: impl FnOnce()) -> usize {
+pub(crate) fn load(address: SocketAddr, change: impl FnOnce()) -> usize {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         let clients: Vec<_> = iter::repeat_with(|| {
@@ -208,15 +292,14 @@ fn load(address: SocketAddr, change: impl FnOnce()) -> usize {
     })
 }
 
-/// What h2load asks meanwhile must all be answered.
-fn h2load(address: SocketAddr, arguments: &[&str], count: usize) {
-    let url = format!("http://{address}/");
+/// What h2load asks of this URL must all be answered.
+pub(crate) fn h2load(url: &str, arguments: &[&str], count: usize) {
     let requests = count.to_string();
     let usual = ["-n", &requests, "-c", "8", "-t", "1"];
     let report = tool(
         "h2load",
         "nghttp2-client",
-        &[&usual, arguments, &[&url]].concat(),
+        &[&usual, arguments, &[url]].concat(),
     )
     .stdout;
     let all = format!("{count} total, {count} started, {count} done, {count} succeeded, 0 failed");
@@ -229,8 +312,10 @@ fn reloads_under_load_lose_no_request() {
     let mut pycket = Pycket::with(&one).start();
     let address = pycket.address();
     let answers = thread::scope(|scope| {
-        let http1 = scope.spawn(move || h2load(address, &["--h1"], 3000));
-        let http2 = scope.spawn(move || h2load(address, &["-m", "8"], 3000));
+        let url = format!("http://{address}/");
+        let url1 = url.clone();
+        let http1 = scope.spawn(move || h2load(&url1, &["--h1"], 3000));
+        let http2 = scope.spawn(move || h2load(&url, &["-m", "8"], 3000));
         load(address, || {
             let mut turn = [&two, &one].into_iter().cycle();
             let mut reloads = 0;
@@ -245,115 +330,5 @@ fn reloads_under_load_lose_no_request() {
     for app in [&one, &two] {
         assert!(!app.requests().is_empty());
     }
-    assert_eq!(pycket.stop().code, Some(0));
-}
-
-/// The process that took over. It is killed when this goes.
-struct Successor(String);
-
-impl Successor {
-    /// Tells `old` to make one, and waits until that has ended.
-    fn of(old: &mut Pycket) -> Self {
-        old.signal("USR2");
-        let said = old.says("a successor was started");
-        let (_, pid) = said.split_once("\"pid\":").unwrap();
-        let digits = pid.find(|c: char| !c.is_ascii_digit()).unwrap();
-        let successor = Self(pid.get(..digits).unwrap().to_owned());
-        old.says("the successor serves");
-        successor
-    }
-
-    fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([signal, &self.0]).status();
-        assert!(sent.unwrap().success());
-    }
-}
-
-impl Drop for Successor {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _gone = Command::new("kill").args(["-KILL", &self.0]).output();
-    }
-}
-
-#[test]
-fn successor_takes_over_under_load_without_losing_a_request() {
-    let app = named("app");
-    let mut pycket = Pycket::with(&app).start();
-    let address = pycket.address();
-    let mut successor = None;
-    thread::scope(|scope| {
-        let asked = scope.spawn(move || h2load(address, &["--h1"], 4000));
-        let answers = load(address, || {
-            until("the load has begun", || app.requests().len() > 100);
-            successor = Some(Successor::of(&mut pycket));
-            assert_eq!(pycket.gone(), Some(0));
-            let before = app.requests().len();
-            until("the successor answers", || {
-                app.requests().len() > before + 100
-            });
-            until("all are answered", || asked.is_finished());
-        });
-        assert!(answers > 100, "{answers}");
-    });
-    let successor = successor.unwrap();
-    assert_ne!(successor.0, pycket.pid().to_string());
-    assert_eq!(get(&mut Wire::connect(&address)), "app {}");
-    successor.signal("-TERM");
-    // Both have ended their output.
-    assert!(pycket.ended().stderr.contains("\"cut_off\":0"));
-}
-
-#[test]
-fn what_runs_in_the_old_process_may_finish_and_unix_sockets_stay() {
-    let gate = Gate::closed();
-    let held = gate.clone();
-    let app = Upstream::app(move |request| {
-        if request.target == "/slow" {
-            held.pass();
-        }
-        AppResponse::ok("whole")
-    });
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("socket");
-    let listen = format!("listen = ['127.0.0.1:0', 'unix:{}']", path.display());
-    let mut old = Pycket::with(&app).config(&listen).start();
-    let mut slow = Wire::connect(&old);
-    slow.send("GET /slow HTTP/1.1\r\nHost: h\r\n\r\n");
-    app.request(1);
-    let successor = Successor::of(&mut old);
-    assert_eq!(get(&mut Wire::connect(&old)), "whole");
-    gate.open();
-    slow.read_until("whole");
-    assert_eq!(old.gone(), Some(0));
-    let path = path.to_str().unwrap();
-    let answer = crate::harness::curl(&["--unix-socket", path, "http://h/"]);
-    assert_eq!(answer, "whole");
-    successor.signal("-TERM");
-    old.ended();
-    assert!(!std::fs::exists(path).unwrap(), "the successor removes it");
-}
-
-#[test]
-fn successor_that_can_not_serve_leaves_the_old_process_serving() {
-    let app = named("app");
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let program = folder.path().join("pycket");
-    std::fs::hard_link(env!("CARGO_BIN_EXE_pycket"), &program).unwrap();
-    let mut pycket = Pycket::with(&app).program(&program).start();
-    let mut kept = Wire::connect(&pycket);
-    pycket.reconfigure("no_such_key = 1");
-    pycket.signal("USR2");
-    pycket.says("it has ended before it served: exit status: 78");
-    assert_eq!(get(&mut kept), "app {}");
-
-    std::fs::remove_file(&program).unwrap();
-    std::fs::write(&program, "#!/bin/sh\nexit 7\n").unwrap();
-    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(&program, executable).unwrap();
-    pycket.signal("USR2");
-    pycket.says("it has ended before it served: exit status: 7");
-    assert_eq!(get(&mut kept), "app {}");
-    assert_eq!(get(&mut Wire::connect(&pycket)), "app {}");
     assert_eq!(pycket.stop().code, Some(0));
 }

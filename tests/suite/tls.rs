@@ -65,7 +65,7 @@ impl Authority {
     }
 
     /// A proxy that has these certificates, and what else stands in its table of TLS.
-    fn serves(&self, app: &Upstream, names: &[&str], more: &str) -> Builder {
+    pub(crate) fn serves(&self, app: &Upstream, names: &[&str], more: &str) -> Builder {
         let pairs = names.iter().map(|name| {
             let (cert, key) = (
                 self.path(&format!("{name}.pem")),

@@ -15,6 +15,7 @@ use tracing::{error, warn};
 use super::{Load, Make, handlers};
 use crate::cli::explain;
 use crate::config::{Colours, Config, Engine, Reload, report_warning};
+use crate::proxy::upstream::Directory;
 use crate::server::{Next, Order};
 use crate::store::MemoryStore;
 use crate::telemetry::chain;
@@ -29,6 +30,8 @@ pub(super) struct Operator<L> {
     /// What the process began with; some of it stays.
     initial: Arc<Config>,
     memory: Memory,
+    /// What is known of upstreams.
+    directory: Directory,
     reload: Reload,
     /// How the file was when it was last read.
     seen: Option<Stamp>,
@@ -68,6 +71,7 @@ impl<L: Load> Operator<L> {
     pub(super) fn new(
         initial: Arc<Config>,
         memory: MemoryStore,
+        directory: Directory,
         file: Option<PathBuf>,
         load: L,
     ) -> Self {
@@ -82,6 +86,7 @@ impl<L: Load> Operator<L> {
             reload: initial.reload,
             initial,
             memory,
+            directory,
             senses: None,
             program: std::env::current_exe(),
         }
@@ -150,7 +155,7 @@ impl<L: Load> Operator<L> {
         self.keep(&mut config);
         self.memory.keep(&mut config);
         let config = Arc::new(config);
-        match handlers(&config, &self.memory.store) {
+        match handlers(&config, &self.memory.store, &mut self.directory) {
             Ok(make) => {
                 self.reload = config.reload;
                 Some(Next { config, make })

@@ -1,10 +1,10 @@
 //! The servers of a route: which one gets a request, and who gets it when that one can't.
 
-use std::collections::hash_map::{Entry, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -29,10 +29,22 @@ use crate::telemetry::chain;
 /// One request is sent to so many servers at most: each may take the connect timeout.
 const MAX_TRIES: usize = 3;
 
-/// What all workers know together about all upstreams.
+/// What all workers know together about the upstreams of one configuration.
 pub struct Upstreams {
-    servers: HashMap<Upstream, Vec<Arc<ServerState>>>,
+    known: HashMap<Upstream, Arc<Known>>,
     dns_servers: Vec<SocketAddr>,
+}
+
+/// The upstreams of all configurations that are in use. A new configuration takes over what is known
+/// about those that it has, too, with all their settings and the same DNS servers.
+#[derive(Debug, Default)]
+pub struct Directory(HashMap<(Upstream, Vec<SocketAddr>), Weak<Known>>);
+
+/// What is known about one upstream.
+struct Known {
+    servers: Vec<Arc<ServerState>>,
+    /// What looks after them, as long as a configuration has them.
+    watching: OnceLock<JoinSet<()>>,
 }
 
 /// An upstream whose settings can't be used.
@@ -66,50 +78,35 @@ struct Member {
 }
 
 impl Upstreams {
-    /// All that the routes of this configuration use.
+    /// All that the routes of this configuration use. What the directory knows already is taken over.
     ///
     /// # Errors
     ///
     /// Settings of TLS that can't be used.
-    pub fn new(config: &Config) -> Result<Arc<Self>, UpstreamsError> {
-        let mut servers = HashMap::new();
+    pub fn new(config: &Config, directory: &mut Directory) -> Result<Arc<Self>, UpstreamsError> {
+        let mut known = HashMap::new();
         for route in &config.routes {
-            if let Entry::Vacant(entry) = servers.entry(route.upstream.clone()) {
-                let upstream = entry.key();
-                let states = upstream
-                    .servers
-                    .iter()
-                    .map(|server| ServerState::new(upstream, server));
-                let states = states.collect::<Result<_, _>>();
-                let states = states.map_err(|source| UpstreamsError {
-                    upstream: upstream.name.clone(),
-                    source,
-                })?;
-                entry.insert(states);
+            let upstream = &route.upstream;
+            if !known.contains_key(upstream) {
+                let found = directory.look_up(upstream, &config.dns_servers)?;
+                known.insert(upstream.clone(), found);
             }
         }
         Ok(Arc::new(Self {
-            servers,
+            known,
             dns_servers: config.dns_servers.clone(),
         }))
     }
 
-    /// Looks after the servers for all workers, on the current runtime, until what is returned is
-    /// dropped: keeps names fresh, and asks servers whether they are well.
-    pub fn watch(&self) -> JoinSet<()> {
-        let mut watching = JoinSet::new();
-        for (upstream, states) in &self.servers {
-            // A server that is draining may be gone already.
-            let asked = states.iter().filter(|state| !state.server.drain);
-            for (state, check) in asked.zip(upstream.health.iter().cycle()) {
-                watching.spawn(probe::watch(Arc::clone(state), check.clone()));
-            }
-            for name in states.iter().filter_map(|state| state.dialer.name()) {
-                let (name, servers) = (Arc::clone(name), self.dns_servers.clone());
-                watching.spawn(async move { name.keep(&servers).await });
-            }
+    /// Looks after the servers for all workers: keeps names fresh, and asks servers whether they are
+    /// well. It runs on the current runtime, where nobody does it yet for another configuration, and
+    /// ends with the last configuration that has them.
+    pub fn watch(&self) {
+        for (upstream, known) in &self.known {
+            known
+                .watching
+                .get_or_init(|| watch(upstream, &known.servers, &self.dns_servers));
         }
-        watching
     }
 
     /// A worker's groups: one for each route, in the order of the routes. Routes that share an
@@ -127,12 +124,59 @@ impl Upstreams {
         let mut of_routes = Vec::with_capacity(config.routes.len());
         for route in &config.routes {
             let group = groups.entry(&route.upstream).or_insert_with(|| {
-                let states = self.servers.get(&route.upstream).into_iter().flatten();
+                let known = self.known.get(&route.upstream);
+                let states = known.into_iter().flat_map(|known| &known.servers);
                 Arc::new(Group::new(&route.upstream, states.cloned(), settings))
             });
             of_routes.push(Arc::clone(group));
         }
         of_routes
+    }
+}
+
+fn watch(
+    upstream: &Upstream,
+    servers: &[Arc<ServerState>],
+    dns_servers: &[SocketAddr],
+) -> JoinSet<()> {
+    let mut watching = JoinSet::new();
+    // A server that is draining may be gone already.
+    let asked = servers.iter().filter(|state| !state.server.drain);
+    for (state, check) in asked.zip(upstream.health.iter().cycle()) {
+        watching.spawn(probe::watch(Arc::clone(state), check.clone()));
+    }
+    for name in servers.iter().filter_map(|state| state.dialer.name()) {
+        let (name, dns_servers) = (Arc::clone(name), dns_servers.to_vec());
+        watching.spawn(async move { name.keep(&dns_servers).await });
+    }
+    watching
+}
+
+impl Directory {
+    fn look_up(
+        &mut self,
+        upstream: &Upstream,
+        dns_servers: &[SocketAddr],
+    ) -> Result<Arc<Known>, UpstreamsError> {
+        // Those of configurations that nobody uses any more.
+        self.0.retain(|_, known| known.strong_count() > 0);
+        let key = (upstream.clone(), dns_servers.to_vec());
+        if let Some(known) = self.0.get(&key).and_then(Weak::upgrade) {
+            return Ok(known);
+        }
+        let servers = upstream.servers.iter();
+        let servers = servers.map(|server| ServerState::new(upstream, server));
+        let servers = servers.collect::<Result<_, _>>();
+        let servers = servers.map_err(|source| UpstreamsError {
+            upstream: upstream.name.clone(),
+            source,
+        })?;
+        let known = Arc::new(Known {
+            servers,
+            watching: OnceLock::new(),
+        });
+        self.0.insert(key, Arc::downgrade(&known));
+        Ok(known)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::proxy::body::{RequestBody, UpstreamBody};
 use crate::proxy::forward::{Forwarder, Framing};
 use crate::proxy::rescue::ProxyError;
 use crate::proxy::tasks::Tasks;
-use crate::proxy::upstream::{Group, Patience, Upstreams};
+use crate::proxy::upstream::{Directory, Group, Patience, Upstreams};
 use crate::proxy::{Body, Peer, tunnel};
 use crate::telemetry::RequestIds;
 
@@ -35,7 +35,10 @@ impl Forward {
         let reserved = |name: &http::HeaderName| name.as_str().starts_with("x-session");
         Self {
             forwarder: Forwarder::new(&config.forwarding, reserved),
-            upstream: Upstreams::new(config).unwrap().for_worker(config).remove(0),
+            upstream: Upstreams::new(config, &mut Directory::default())
+                .unwrap()
+                .for_worker(config)
+                .remove(0),
             response_timeout: config.timeouts.upstream_response,
             ids: RequestIds::new().unwrap(),
             tasks: worker.tasks,

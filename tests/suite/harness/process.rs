@@ -98,6 +98,15 @@ impl Process {
         self.output.lock().count(text)
     }
 
+    /// The lines of its messages so far that contain this text.
+    pub(crate) fn stderr_lines(&self, text: &str) -> Vec<String> {
+        let output = self.output.lock();
+        let is_meant =
+            |(from, line): &&(Stream, String)| *from == Stream::Stderr && line.contains(text);
+        let lines = output.lines.iter().filter(is_meant);
+        lines.map(|(_, line)| line.clone()).collect()
+    }
+
     /// Waits until more lines of its messages than that contain this text.
     pub(crate) fn says_more_often(&self, text: &str, than: usize) {
         let found = self

@@ -110,6 +110,11 @@ impl Pycket {
         self.file.write(text);
     }
 
+    /// The process, whose output successors share.
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
+    }
+
     /// The process's number.
     pub(crate) fn pid(&self) -> u32 {
         self.process.pid()

@@ -18,7 +18,7 @@ const CONNECT: [(&str, &str); 7] = [
 ];
 
 /// Reads a request for a websocket; its lines, and the answer to its key.
-fn asked(wire: &mut Wire) -> (String, String) {
+pub(crate) fn asked(wire: &mut Wire) -> (String, String) {
     let head = wire.read_until("\r\n\r\n");
     let key = head.lines().find_map(|line| {
         let (name, value) = line.split_once(": ")?;
@@ -30,7 +30,7 @@ fn asked(wire: &mut Wire) -> (String, String) {
     (head, STANDARD.encode(hash))
 }
 
-fn switching(accept: &str) -> String {
+pub(crate) fn switching(accept: &str) -> String {
     format!(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Accept: {accept}\r\n\r\n"
