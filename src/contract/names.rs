@@ -75,9 +75,10 @@ pub struct Names {
     exact: Vec<Box<str>>,
     /// Headers that were reserved for `[headers.inject]` and `[headers.capture]`, as spelt.
     extra: Vec<HeaderName>,
-    /// With which characters reserved names begin, one bit each. Most headers of most requests need
-    /// no other look.
+    /// With which characters reserved names begin, and which stand third, one bit each. Most headers
+    /// of most requests need no other look.
     initials: u64,
+    thirds: u64,
 }
 
 impl Default for Names {
@@ -147,6 +148,7 @@ impl Names {
             exact: Vec::new(),
             extra: Vec::new(),
             initials: 0,
+            thirds: 0,
         };
         for field in [Field::Session, Field::Notifications] {
             let family = format!("{}-", folded(names.get(field).as_str()));
@@ -156,19 +158,28 @@ impl Names {
         if prefix != DEFAULT_PREFIX {
             names.prefixes.push(prefix.into());
         }
+        for prefix in names.prefixes.clone() {
+            names.note(&prefix);
+        }
         for header in names.headers.clone() {
             names.add_exact(&header);
         }
-        for name in names.prefixes.iter().chain(&names.exact) {
-            names.initials |= name.bytes().next().map_or(0, initial);
-        }
         names
+    }
+
+    /// Lets names that are, or begin like, this folded one be looked at.
+    fn note(&mut self, name: &str) {
+        self.initials |= name.bytes().next().map_or(0, initial);
+        self.thirds |= name
+            .as_bytes()
+            .get(2)
+            .map_or(u64::MAX, |&third| initial(third));
     }
 
     fn add_exact(&mut self, header: &HeaderName) {
         if !self.is_reserved(header) {
             let name = folded(header.as_str());
-            self.initials |= name.bytes().next().map_or(0, initial);
+            self.note(&name);
             self.exact.push(name.into());
         }
     }
@@ -213,6 +224,12 @@ impl Names {
             return false;
         };
         if self.initials & initial(fold(first)) == 0 {
+            return false;
+        }
+        if name
+            .get(2)
+            .is_some_and(|&third| self.thirds & initial(fold(third)) == 0)
+        {
             return false;
         }
         self.prefixes.iter().any(|prefix| begins(name, prefix)) || is_one_of(name, &self.exact)

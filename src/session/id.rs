@@ -27,7 +27,7 @@ pub struct InvalidSessionId;
 const HYPHENS: [usize; 4] = [8, 13, 18, 23];
 
 /// Where the two digits of each byte stand.
-const DIGITS: [[usize; 2]; 16] = [
+const PLACES: [[usize; 2]; 16] = [
     [0, 1],
     [2, 3],
     [4, 5],
@@ -45,6 +45,51 @@ const DIGITS: [[usize; 2]; 16] = [
     [32, 33],
     [34, 35],
 ];
+
+/// The two digits of each byte. An id is written and read in every exchange, hence the tables.
+#[expect(
+    clippy::as_conversions,
+    clippy::indexing_slicing,
+    reason = "a constant has no other way, and is checked when it is compiled"
+)]
+const DIGITS: [[u8; 2]; 256] = {
+    let mut digits = [[0; 2]; 256];
+    let mut byte = 0_u8;
+    loop {
+        digits[byte as usize] = [digit(byte >> 4), digit(byte & 15)];
+        if byte == u8::MAX {
+            break digits;
+        }
+        byte += 1;
+    }
+};
+
+/// The value of each digit in lower case; of everything else, [`NO_DIGIT`].
+#[expect(
+    clippy::as_conversions,
+    clippy::indexing_slicing,
+    reason = "a constant has no other way, and is checked when it is compiled"
+)]
+const VALUES: [u8; 256] = {
+    let mut values = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < 16 {
+        values[digit(value) as usize] = value;
+        value += 1;
+    }
+    values
+};
+
+/// Any bit that no value has.
+const NO_DIGIT: u8 = 0x80;
+
+/// The digit of a value below 16.
+const fn digit(value: u8) -> u8 {
+    match value {
+        0..=9 => b'0' + value,
+        _ => b'a' + (value - 10),
+    }
+}
 
 impl SessionId {
     /// The length of the text in bytes.
@@ -85,25 +130,33 @@ impl SessionId {
         {
             return Err(InvalidSessionId);
         }
+        let value = |position| {
+            let byte = text.get(position).copied().unwrap_or_default();
+            VALUES.get(usize::from(byte)).copied().unwrap_or(NO_DIGIT)
+        };
         let mut bytes = [0; 16];
-        for (byte, [high, low]) in bytes.iter_mut().zip(DIGITS) {
-            let digit = |position| text.get(position).copied().and_then(value);
-            let (Some(high), Some(low)) = (digit(high), digit(low)) else {
-                return Err(InvalidSessionId);
-            };
+        let mut all = 0;
+        for (byte, [high, low]) in bytes.iter_mut().zip(PLACES) {
+            let (high, low) = (value(high), value(low));
+            all |= high | low;
             *byte = high << 4 | low;
         }
-        Ok(Self(bytes))
+        if all & NO_DIGIT == 0 {
+            Ok(Self(bytes))
+        } else {
+            Err(InvalidSessionId)
+        }
     }
 
     /// The canonical text: 36 ASCII bytes.
     pub fn text(&self) -> [u8; Self::TEXT_LEN] {
         let mut text = [b'-'; Self::TEXT_LEN];
-        for (byte, [high, low]) in self.0.iter().zip(DIGITS) {
-            for (position, value) in [(high, byte >> 4), (low, byte & 15)] {
-                if let Some(slot) = text.get_mut(position) {
-                    *slot = digit(value);
-                }
+        for (byte, [first, _]) in self.0.iter().zip(PLACES) {
+            if let (Some(slot), Some(digits)) = (
+                text.get_mut(first..first + 2),
+                DIGITS.get(usize::from(*byte)),
+            ) {
+                slot.copy_from_slice(digits);
             }
         }
         text
@@ -122,23 +175,6 @@ impl SessionId {
             *slot = byte;
         }
         PublicId(bytes)
-    }
-}
-
-/// The digit of a value below 16.
-const fn digit(value: u8) -> u8 {
-    match value {
-        0..=9 => b'0' + value,
-        _ => b'a' + (value - 10),
-    }
-}
-
-/// The value of a digit in lower case.
-const fn value(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
     }
 }
 
