@@ -431,6 +431,8 @@ pub struct Forwarding {
     pub forwarded: bool,
     /// The pseudonym in `Via` (RFC 9110 section 7.6.3), both ways; `None` sends none.
     pub via: Option<String>,
+    /// Whether clients of HTTP/1.1 get interim responses of applications.
+    pub interim_responses: bool,
 }
 
 /// Limits on what clients may send.

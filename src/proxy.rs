@@ -1,8 +1,9 @@
 //! Requests in, responses out: what stands between the server and the upstream.
 //!
 //! [`forward`] rewrites heads, [`upstream`] keeps the connections to the applications and sends
-//! requests by them, [`tunnel`] joins the two sides of an upgraded connection, [`body`] streams
-//! bodies and tells when they have ended, and [`rescue`] turns every failure into an answer.
+//! requests by them, [`interim`] passes on what comes before their answers, [`tunnel`] joins the two
+//! sides of an upgraded connection, [`body`] streams bodies and tells when they have ended, and
+//! [`rescue`] turns every failure into an answer.
 //! The server calls a [`Handler`] with each request; how heads are read and how connections are
 //! accepted is not known here.
 
@@ -15,6 +16,7 @@ pub mod body;
 pub mod forward;
 pub mod handler;
 pub mod intake;
+pub mod interim;
 pub mod rescue;
 pub mod route;
 pub mod sessions;
@@ -43,6 +45,7 @@ pub struct Peer {
     /// The place that its connection takes among those that are allowed. It is free again when
     /// nobody holds the peer any more, which after an upgrade is when the tunnel has ended.
     place: Option<Box<dyn Any + Send + Sync>>,
+    interims: Option<Arc<interim::Interims>>,
 }
 
 /// Where a client connection comes from.
@@ -98,6 +101,7 @@ impl Peer {
             tls,
             address_text: text,
             place: None,
+            interims: None,
         }
     }
 
@@ -106,6 +110,18 @@ impl Peer {
     pub fn with_place(mut self, place: Box<dyn Any + Send + Sync>) -> Self {
         self.place = Some(place);
         self
+    }
+
+    /// The same, whose connection writes interim responses that are left there.
+    #[must_use]
+    pub fn with_interims(mut self, interims: Arc<interim::Interims>) -> Self {
+        self.interims = Some(interims);
+        self
+    }
+
+    /// Where interim responses are left; `None` where they are not passed on.
+    pub fn interims(&self) -> Option<&interim::Interims> {
+        self.interims.as_deref()
     }
 
     /// Where it came from.

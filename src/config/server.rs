@@ -50,6 +50,9 @@ pub(super) fn forwarding(mut section: Section<'_, '_>) -> Forwarding {
         via: section
             .read("via", via)
             .unwrap_or_else(|| Some("pycket".to_owned())),
+        interim_responses: section
+            .read("interim_responses", parse::boolean)
+            .unwrap_or(false),
     };
     section.finish();
     forwarding

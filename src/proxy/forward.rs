@@ -309,6 +309,18 @@ impl Forwarder {
         Ok(Outbound { trailers })
     }
 
+    /// Makes the fields of an interim response, which came by this version, such that they can go
+    /// downstream. It frames nothing (RFC 9110 section 8.6).
+    pub fn interim_head(&self, headers: &mut HeaderMap, version: Version) {
+        let survey = Survey::of(headers, Claims::Pass);
+        let connection = hop::Connection::of(headers);
+        for name in connection.nominated.iter().chain(&survey.doomed) {
+            headers.remove(name);
+        }
+        headers.remove(CONTENT_LENGTH);
+        self.write_via(headers, version);
+    }
+
     /// The declared trailer fields that may pass.
     fn trailers(&self, headers: &HeaderMap) -> Vec<HeaderName> {
         hop::tokens(headers, &TRAILER)

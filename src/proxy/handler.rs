@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::task::JoinSet;
@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use super::body::{RequestBody, UpstreamBody};
 use super::forward::{Forwarder, Framing, Inbound, Outbound, Scheme};
 use super::intake::{BodyFault, BodyLimits};
+use super::interim;
 use super::line::Line;
 use super::rescue::ProxyError;
 use super::route;
@@ -37,7 +38,7 @@ use crate::telemetry::{RequestId, RequestIds};
 pub struct Proxy {
     config: Arc<Config>,
     routes: Vec<RouteState>,
-    forwarder: Forwarder,
+    forwarder: Arc<Forwarder>,
     sessions: Arc<Sessions>,
     tasks: Tasks,
     ids: RequestIds,
@@ -153,7 +154,7 @@ impl Proxy {
         Self {
             config,
             routes,
-            forwarder,
+            forwarder: Arc::new(forwarder),
             sessions,
             tasks,
             ids,
@@ -218,6 +219,7 @@ impl Proxy {
         line: &mut Line,
     ) -> Result<Reply, ProxyError> {
         let framing = Framing::of(&body);
+        let takes_interims = head.version == Version::HTTP_11 && peer.interims().is_some();
         let downstream = head.extensions.remove::<OnUpgrade>();
         let inbound = self
             .forwarder
@@ -265,7 +267,10 @@ impl Proxy {
         let body = RequestBody::new(body, inbound.trailers).within(route.body_limits);
         let progress = body.progress();
         line.count_request(progress.clone());
-        let request = Request::from_parts(head, body);
+        let mut request = Request::from_parts(head, body);
+        if takes_interims {
+            interim::pass_on(&mut request, peer, &self.forwarder, &self.config);
+        }
         let id = session.as_ref().and_then(session::Session::public_id);
         let affinity = route.upstream.affinity(id, inbound.client.address);
         let patience = Patience {

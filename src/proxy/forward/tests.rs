@@ -20,6 +20,7 @@ fn forwarding(trust: &[&str]) -> Forwarding {
         x_forwarded: true,
         forwarded: false,
         via: Some("pycket".to_owned()),
+        interim_responses: false,
     }
 }
 
