@@ -489,6 +489,8 @@ pub struct Timeouts {
     pub upstream_response: Duration,
     /// How long an unused connection to the upstream is kept.
     pub upstream_idle: Duration,
+    /// How long nothing may move in a tunnel, in either direction.
+    pub tunnel: Duration,
     /// From the signal to stop to cutting off what has not finished.
     pub drain: Duration,
 }

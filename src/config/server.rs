@@ -187,6 +187,7 @@ pub(super) fn timeouts(mut section: Section<'_, '_>) -> Timeouts {
         upstream_connect: read("upstream_connect", SECOND / 100, 10 * MINUTE, 5 * SECOND),
         upstream_response: response.unwrap_or(60 * SECOND),
         upstream_idle: read("upstream_idle", Duration::ZERO, HOUR, SECOND * 3 / 2),
+        tunnel: read("tunnel", SECOND, 30 * 24 * HOUR, HOUR),
         drain: read("drain", Duration::ZERO, 24 * HOUR, 30 * SECOND),
     };
     section.finish();

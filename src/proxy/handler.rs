@@ -91,7 +91,7 @@ impl Handler for Proxy {
         let id = adopted.unwrap_or_else(|| self.ids.make());
         let mut line = Line::begin(self.access.clone(), id.clone(), &head, peer);
         match self.exchange(head, body, peer, &mut line).await {
-            Ok(reply) => reply.finish(line, &self.tasks),
+            Ok(reply) => reply.finish(line, &self.tasks, self.config.timeouts.tunnel),
             Err(error) => {
                 let rescue = error.rescue();
                 line.failed(&error, rescue.level);
@@ -370,7 +370,7 @@ async fn purge(memory: MemoryStore) {
 
 impl Reply {
     /// Makes the response. The line goes with its body, and is written when that has ended.
-    fn finish(self, mut line: Line, tasks: &Tasks) -> Response<Body> {
+    fn finish(self, mut line: Line, tasks: &Tasks, idle: Duration) -> Response<Body> {
         match self {
             Self::Stream {
                 head,
@@ -390,9 +390,17 @@ impl Reply {
                 lease,
             } => {
                 let status = head.status;
-                tunnel::join(downstream, upstream, peer, lease, tasks, move |moved| {
-                    line.tunnelled(status, moved);
-                });
+                tunnel::join(
+                    downstream,
+                    upstream,
+                    peer,
+                    lease,
+                    tasks,
+                    idle,
+                    move |moved| {
+                        line.tunnelled(status, moved);
+                    },
+                );
                 Response::from_parts(head, Body::Empty)
             }
         }

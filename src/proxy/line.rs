@@ -148,7 +148,7 @@ impl Line {
         self.record.status = status;
         self.record.bytes_in = moved.up;
         self.record.bytes_out = moved.down;
-        self.record.error = None;
+        self.record.error = moved.fell_silent.then_some("tunnel_idle");
     }
 }
 

@@ -20,6 +20,9 @@ use crate::proxy::upstream::{Group, Patience, Upstreams};
 use crate::proxy::{Body, Peer, tunnel};
 use crate::telemetry::RequestIds;
 
+/// No test lets a tunnel be silent for so long.
+const IDLE: Duration = Duration::from_hours(1);
+
 /// Forwards everything to the one upstream.
 #[derive(Debug)]
 pub(super) struct Forward {
@@ -70,7 +73,7 @@ impl Forward {
             .map_err(ProxyError::Response)?;
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let peer = Arc::clone(peer);
-            tunnel::join(downstream, upstream, peer, lease, &self.tasks, drop);
+            tunnel::join(downstream, upstream, peer, lease, &self.tasks, IDLE, drop);
             return Ok(Response::from_parts(head, Body::Empty));
         }
         let body = UpstreamBody::new(body, outbound.trailers, lease, Box::new(drop));
