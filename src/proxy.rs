@@ -29,7 +29,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 pub use body::Body;
@@ -162,4 +162,16 @@ pub trait Handler: Send + Sync + 'static {
         request: Request<Incoming>,
         peer: &Arc<Peer>,
     ) -> impl Future<Output = Response<Body>> + Send;
+
+    /// Answers a request of HTTP/2 whose head has more fields than allowed.
+    fn refuse(&self, _request: Request<Incoming>, _peer: &Arc<Peer>) -> Response<Body> {
+        too_many_fields()
+    }
+}
+
+/// As hyper answers it with HTTP/1.
+fn too_many_fields() -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    response
 }

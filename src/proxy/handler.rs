@@ -83,12 +83,7 @@ impl Asked {
 impl Handler for Proxy {
     async fn handle(&self, request: Request<Incoming>, peer: &Arc<Peer>) -> Response<Body> {
         let (head, body) = request.into_parts();
-        let adopted = head
-            .headers
-            .get(&self.config.log.request_id_header)
-            .filter(|_| self.forwarder.trusts(peer))
-            .and_then(RequestId::adopt);
-        let id = adopted.unwrap_or_else(|| self.ids.make());
+        let id = self.id_of(&head, peer);
         let mut line = Line::begin(self.access.clone(), id.clone(), &head, peer);
         match self.exchange(head, body, peer, &mut line).await {
             Ok(reply) => reply.finish(line, &self.tasks, self.config.timeouts.tunnel),
@@ -100,6 +95,16 @@ impl Handler for Proxy {
                 response
             }
         }
+    }
+
+    fn refuse(&self, request: Request<Incoming>, peer: &Arc<Peer>) -> Response<Body> {
+        let (head, _) = request.into_parts();
+        let id = self.id_of(&head, peer);
+        let mut line = Line::begin(self.access.clone(), id, &head, peer);
+        let response = super::too_many_fields();
+        line.record.error = Some("bad_request");
+        line.end(response.status(), &response);
+        response
     }
 }
 
@@ -211,6 +216,16 @@ impl Proxy {
         })
     }
 
+    /// The id of a request: a trusted neighbour may have given it one.
+    fn id_of(&self, head: &Parts, peer: &Peer) -> RequestId {
+        let adopted = head
+            .headers
+            .get(&self.config.log.request_id_header)
+            .filter(|_| self.forwarder.trusts(peer))
+            .and_then(RequestId::adopt);
+        adopted.unwrap_or_else(|| self.ids.make())
+    }
+
     async fn exchange(
         &self,
         mut head: Parts,
@@ -236,12 +251,7 @@ impl Proxy {
         if matches!(framing, Framing::Length(length) if length > route.body_limits.max_bytes) {
             return Err(ProxyError::Body(BodyFault::TooLarge));
         }
-        let challenge = if inbound.extended {
-            let challenge = Challenge::put(&mut head);
-            Some(challenge.map_err(|error| ProxyError::Internal(error.into()))?)
-        } else {
-            None
-        };
+        let challenge = challenge(&inbound, &mut head)?;
         let asked = Asked {
             method: head.method.clone(),
             host: inbound.client.host.clone(),
@@ -277,7 +287,8 @@ impl Proxy {
             since: line.last_lap(),
             limit: route.response_timeout,
         };
-        let sent = route.upstream.send(request, affinity, patience);
+        let server = &mut line.record.server;
+        let sent = route.upstream.send(request, affinity, patience, server);
         let answered = sent.await;
         line.record.upstream = line.lap();
         let (response, lease) = match answered {
@@ -357,6 +368,12 @@ impl Proxy {
             lease,
         })
     }
+}
+
+/// Puts a question into a request that asks for a websocket by an extended CONNECT.
+fn challenge(inbound: &Inbound, head: &mut Parts) -> Result<Option<Challenge>, ProxyError> {
+    let challenge = inbound.extended.then(|| Challenge::put(head)).transpose();
+    challenge.map_err(|error| ProxyError::Internal(error.into()))
 }
 
 /// Frees the memory of sessions that nobody asks for any more.

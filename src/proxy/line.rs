@@ -50,6 +50,7 @@ impl Line {
                 host: head.headers.get(http::header::HOST).cloned(),
                 target: head.uri.path_and_query().cloned(),
                 route: None,
+                server: None,
                 status: StatusCode::from_u16(CLIENT_LEFT).unwrap_or_default(),
                 bytes_in: 0,
                 bytes_out: 0,

@@ -415,14 +415,11 @@ async fn answer<H: Handler>(
     let is_http2 = request.version() == Version::HTTP_2;
     let (exchange, number) = Exchange::begin(&shared.exchanges, &client.gauge);
     let has_too_many_fields = is_http2 && request.headers().len() > shared.limits.fields;
+    let handler = shared.handler.get();
     let mut response = if has_too_many_fields {
-        // As hyper answers it with HTTP/1.
-        let mut response = Response::new(Body::Empty);
-        *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        response
+        handler.refuse(request, &client.peer)
     } else {
         let peer = client.peer_of(&request);
-        let handler = shared.handler.get();
         let mut handling = pin!(handler.handle(request, &peer));
         poll_fn(|cx| asked(handling.as_mut().poll(cx))).await
     };

@@ -63,7 +63,7 @@ impl Forward {
             since: Instant::now(),
             limit: self.response_timeout,
         };
-        let sent = self.upstream.send(request, None, patience).await;
+        let sent = self.upstream.send(request, None, patience, &mut None).await;
         let (mut response, lease) = sent.map_err(ProxyError::Upstream)?;
         let upstream = hyper::upgrade::on(&mut response);
         let (mut head, body) = response.into_parts();
