@@ -422,6 +422,10 @@ pub struct RoutePolicy {
 
 /// Whom to believe about the client, and what to tell the upstream about it.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches that have nothing to do with each other"
+)]
 pub struct Forwarding {
     /// Whose `X-Forwarded-*`, `Forwarded` and request ids are believed. Empty: nobody's.
     pub trust: Neighbours,
@@ -431,6 +435,9 @@ pub struct Forwarding {
     pub forwarded: bool,
     /// The pseudonym in `Via` (RFC 9110 section 7.6.3), both ways; `None` sends none.
     pub via: Option<String>,
+    /// Whether a listener tells applications of clients' certificates (RFC 9440), so that nobody else
+    /// may.
+    pub client_cert: bool,
     /// Whether clients of HTTP/1.1 get interim responses of applications.
     pub interim_responses: bool,
 }

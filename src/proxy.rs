@@ -46,6 +46,7 @@ pub struct Peer {
     /// nobody holds the peer any more, which after an upgrade is when the tunnel has ended.
     place: Option<Box<dyn Any + Send + Sync>>,
     interims: Option<Arc<interim::Interims>>,
+    client_cert: Option<HeaderValue>,
 }
 
 /// Where a client connection comes from.
@@ -102,6 +103,7 @@ impl Peer {
             address_text: text,
             place: None,
             interims: None,
+            client_cert: None,
         }
     }
 
@@ -122,6 +124,18 @@ impl Peer {
     /// Where interim responses are left; `None` where they are not passed on.
     pub fn interims(&self) -> Option<&interim::Interims> {
         self.interims.as_deref()
+    }
+
+    /// The same, with the value of `Client-Cert` that its requests get.
+    #[must_use]
+    pub fn with_client_cert(mut self, value: Option<HeaderValue>) -> Self {
+        self.client_cert = value;
+        self
+    }
+
+    /// The certificate that it has shown, where applications are told of it (RFC 9440 section 2.2).
+    pub fn client_cert(&self) -> Option<&HeaderValue> {
+        self.client_cert.as_ref()
     }
 
     /// Where it came from.

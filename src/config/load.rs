@@ -176,7 +176,7 @@ fn read(mut root: Section<'_, '_>, processors: NonZeroUsize) -> Option<Config> {
     policy::session(root.section("session"), &mut policy);
     policy::notifications(root.section("notifications"), &mut policy);
     let names = headers::read(root.section("headers"), &mut policy);
-    let forwarding = server::forwarding(root.section("forwarding"));
+    let forwarding = server::forwarding(root.section("forwarding"), &listeners);
     let limits = server::limits(root.section("limits"));
     let timeouts = server::timeouts(root.section("timeouts"));
     let log = server::log(root.section("log"));

@@ -244,6 +244,7 @@ pub(super) async fn serve<H: Handler>(
     let mut io = Gauged::new(opened.transport, Arc::clone(&gauge));
     let mut peer =
         Peer::new(opened.remote, opened.tls).with_place(Box::new((place, opened.member)));
+    peer = peer.with_client_cert(opened.client_cert);
     match opened.protocol {
         Protocol::Http2 => {
             let max = shared.limits.control_frames;
@@ -281,7 +282,8 @@ impl<H> Client<H> {
         if request.method() != Method::CONNECT {
             return Arc::clone(&self.peer);
         }
-        let peer = Peer::new(self.peer.remote(), self.peer.tls());
+        let peer = Peer::new(self.peer.remote(), self.peer.tls())
+            .with_client_cert(self.peer.client_cert().cloned());
         let stay = Stay::new(&self.gauge);
         Arc::new(peer.with_place(Box::new((Arc::clone(&self.peer), stay))))
     }

@@ -69,6 +69,7 @@ const OTHER_KEY: &[u8] = include_bytes!("../../../tests/vectors/tls/other-key.pe
 const LISTENER: &str = "[[listener]]\naddress = 'unix:/run/pycket/http.sock'\nmode = '0660'\n\
      http2 = true\nproxy_protocol = ['10.0.0.0/8', 'unix']\n\
      [listener.tls]\nmin_version = '1.2'\nclient_ca = 'cert.pem'\nclient_certificate = 'required'\n\
+     client_cert_header = true\n\
      [[listener.tls.certificates]]\ncert = 'cert.pem'\nkey = 'key.pem'\n";
 
 #[test]
@@ -1685,5 +1686,12 @@ fn mistakes_in_tls_are_named() {
              certificates = [{ cert = 'cert.pem', key = 'key.pem' }]\n"
         ),
         @r#"listener.tls.client_certificate: it is not said who makes the certificates of clients; client_ca = "clients.pem""#
+    );
+    insta::assert_snapshot!(
+        mistakes(
+            "[[listener]]\naddress = '127.0.0.1:1'\n[listener.tls]\nclient_cert_header = true\n\
+             certificates = [{ cert = 'cert.pem', key = 'key.pem' }]\n"
+        ),
+        @r#"listener.tls.client_cert_header: has no effect: clients are not asked for certificates; client_ca = "clients.pem""#
     );
 }
