@@ -19,6 +19,7 @@ mod policy;
 mod problem;
 mod reader;
 mod redis;
+mod response_headers;
 mod routes;
 mod secret;
 mod section;
@@ -43,7 +44,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::Method;
+use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 
 use crate::contract::{ContractPolicy, Names};
@@ -380,6 +381,9 @@ pub struct Route {
     pub max_body_bytes: u64,
     /// From the whole request sent to the upstream's response head.
     pub upstream_response: Duration,
+    /// Fields that its answers get where the application has not set them; that for
+    /// `Strict-Transport-Security` by TLS only.
+    pub response_headers: Vec<(HeaderName, HeaderValue)>,
     /// The session's policy; `None` where the route has no sessions.
     pub session: Option<RoutePolicy>,
 }
@@ -513,7 +517,7 @@ pub struct Log {
     pub access: bool,
     /// The request header in which a trusted neighbour passes a request id, and in which ours goes
     /// upstream.
-    pub request_id_header: http::HeaderName,
+    pub request_id_header: HeaderName,
 }
 
 /// How log lines look.

@@ -7,6 +7,7 @@
 //! The server calls a [`Handler`] with each request; how heads are read and how connections are
 //! accepted is not known here.
 
+mod additions;
 mod cache_guard;
 mod claim;
 mod line;

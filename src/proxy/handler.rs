@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::task::JoinSet;
 
+use super::additions::{self, Additions, Fields};
 use super::body::{RequestBody, UpstreamBody};
 use super::forward::{Forwarder, Framing, Inbound, Outbound, Scheme};
 use super::intake::{BodyFault, BodyLimits};
@@ -56,6 +57,7 @@ struct RouteState {
     upstream: Arc<Group>,
     body_limits: BodyLimits,
     response_timeout: Duration,
+    additions: Additions,
 }
 
 /// What the answer needs to know of the request, which has gone upstream by then.
@@ -68,6 +70,8 @@ struct Asked {
     challenge: Option<Challenge>,
     downstream: Option<OnUpgrade>,
     secure: bool,
+    /// What the answer gets.
+    additions: Option<Fields>,
 }
 
 impl Asked {
@@ -85,12 +89,16 @@ impl Handler for Proxy {
         let (head, body) = request.into_parts();
         let id = self.id_of(&head, peer);
         let mut line = Line::begin(self.access.clone(), id.clone(), &head, peer);
-        match self.exchange(head, body, peer, &mut line).await {
+        // What an answer of our own gets, once the route is known.
+        let mut additions = None;
+        let exchange = self.exchange(head, body, peer, &mut line, &mut additions);
+        match exchange.await {
             Ok(reply) => reply.finish(line, &self.tasks, self.config.timeouts.tunnel),
             Err(error) => {
                 let rescue = error.rescue();
                 line.failed(&error, rescue.level);
-                let response = error.respond(&id);
+                let mut response = error.respond(&id);
+                additions::add(response.headers_mut(), additions.as_ref());
                 line.end(response.status(), &response);
                 response
             }
@@ -152,6 +160,7 @@ impl Proxy {
                     min_rate: config.limits.min_body_rate,
                 },
                 response_timeout: route.upstream_response,
+                additions: Additions::new(&route.response_headers),
             })
             .collect();
         let names = config.names.clone();
@@ -232,6 +241,7 @@ impl Proxy {
         body: Incoming,
         peer: &Arc<Peer>,
         line: &mut Line,
+        additions: &mut Option<Fields>,
     ) -> Result<Reply, ProxyError> {
         let framing = Framing::of(&body);
         let takes_interims = head.version == Version::HTTP_11 && peer.interims().is_some();
@@ -248,6 +258,8 @@ impl Proxy {
         // 2. Route.
         let route = self.route(&inbound, &head)?;
         line.record.route = Some(Arc::clone(&route.name));
+        let secure = inbound.client.scheme == Scheme::Https;
+        *additions = route.additions.over(secure);
         if matches!(framing, Framing::Length(length) if length > route.body_limits.max_bytes) {
             return Err(ProxyError::Body(BodyFault::TooLarge));
         }
@@ -259,7 +271,8 @@ impl Proxy {
             upgrade: inbound.upgrade,
             challenge,
             downstream,
-            secure: inbound.client.scheme == Scheme::Https,
+            secure,
+            additions: additions.clone(),
         };
 
         // 3. to 6. The session.
@@ -346,6 +359,10 @@ impl Proxy {
                 return Err(ProxyError::Response(error));
             }
         };
+        if !switches {
+            // Before what keeps answers with sessions private.
+            additions::add(&mut head.headers, asked.additions.as_ref());
+        }
         match session {
             Some(session) => self.close(&mut head, session, &asked, line).await?,
             None => response::remove_reserved(&mut head.headers, &self.config.names),
