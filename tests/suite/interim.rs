@@ -55,6 +55,57 @@ fn hints_of_each_request_come_before_its_answer() {
 }
 
 #[test]
+fn hints_and_the_100_of_the_proxy_do_not_disturb_each_other() {
+    let app = Upstream::raw(move |mut wire, _| {
+        wire.read_head();
+        wire.send(HINTS);
+        assert_eq!(wire.read_exactly(5), b"hello");
+        wire.send(FINAL);
+    });
+    let pycket = Pycket::with(&app).config(ON).start();
+    let mut wire = Wire::connect(&pycket);
+    wire.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+    let mut statuses = [wire.read_head().status(), wire.read_head().status()];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [100, 103]);
+    wire.send("hello");
+    assert_eq!(wire.read_response("POST").text(), "ok");
+}
+
+#[test]
+fn hints_stand_behind_the_whole_of_a_large_answer_before_them() {
+    const LENGTH: usize = 8 << 20;
+    let app = Upstream::raw(move |mut wire, _| {
+        while let Ok(request) = wire.try_read_request(1) {
+            if request.target == "/large" {
+                wire.send(format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n"
+                ));
+                wire.send("x".repeat(LENGTH));
+            } else {
+                wire.send([HINTS, FINAL].concat());
+            }
+        }
+    });
+    let pycket = Pycket::with(&app).config(ON).start();
+    let mut wire = Wire::connect(&pycket);
+    wire.send("GET /large HTTP/1.1\r\nHost: h\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    let large = wire.read_response("GET");
+    assert!(large.body().iter().all(|&byte| byte == b'x'));
+    assert_eq!(large.body().len(), LENGTH);
+    // They may be dropped where the client is slow, but come before their answer if at all.
+    let rest = wire.read_until("\r\n\r\nok");
+    let statuses: Vec<_> = rest
+        .lines()
+        .filter_map(|line| line.strip_prefix("HTTP/1.1 "))
+        .collect();
+    assert!(
+        matches!(statuses[..], ["103 Early Hints", "200 OK"] | ["200 OK"]),
+        "{rest}"
+    );
+}
+
+#[test]
 fn curl_reads_them_and_only_by_http_1_1() {
     let app = hinting(HINTS);
     let pycket = Pycket::with(&app).config(ON).start();
