@@ -19,6 +19,7 @@ mod policy;
 mod problem;
 mod reader;
 mod redis;
+mod response_headers;
 mod routes;
 mod secret;
 mod section;
@@ -43,7 +44,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::Method;
+use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 
 use crate::contract::{ContractPolicy, Names};
@@ -380,6 +381,9 @@ pub struct Route {
     pub max_body_bytes: u64,
     /// From the whole request sent to the upstream's response head.
     pub upstream_response: Duration,
+    /// Fields that its answers get where the application has not set them; that for
+    /// `Strict-Transport-Security` by TLS only.
+    pub response_headers: Vec<(HeaderName, HeaderValue)>,
     /// The session's policy; `None` where the route has no sessions.
     pub session: Option<RoutePolicy>,
 }
@@ -422,6 +426,10 @@ pub struct RoutePolicy {
 
 /// Whom to believe about the client, and what to tell the upstream about it.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches that have nothing to do with each other"
+)]
 pub struct Forwarding {
     /// Whose `X-Forwarded-*`, `Forwarded` and request ids are believed. Empty: nobody's.
     pub trust: Neighbours,
@@ -431,6 +439,11 @@ pub struct Forwarding {
     pub forwarded: bool,
     /// The pseudonym in `Via` (RFC 9110 section 7.6.3), both ways; `None` sends none.
     pub via: Option<String>,
+    /// Whether a listener tells applications of clients' certificates (RFC 9440), so that nobody else
+    /// may.
+    pub client_cert: bool,
+    /// Whether clients of HTTP/1.1 get interim responses of applications.
+    pub interim_responses: bool,
 }
 
 /// Limits on what clients may send.
@@ -487,6 +500,8 @@ pub struct Timeouts {
     pub upstream_response: Duration,
     /// How long an unused connection to the upstream is kept.
     pub upstream_idle: Duration,
+    /// How long nothing may move in a tunnel, in either direction.
+    pub tunnel: Duration,
     /// From the signal to stop to cutting off what has not finished.
     pub drain: Duration,
 }
@@ -502,7 +517,7 @@ pub struct Log {
     pub access: bool,
     /// The request header in which a trusted neighbour passes a request id, and in which ours goes
     /// upstream.
-    pub request_id_header: http::HeaderName,
+    pub request_id_header: HeaderName,
 }
 
 /// How log lines look.

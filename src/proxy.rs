@@ -1,11 +1,13 @@
 //! Requests in, responses out: what stands between the server and the upstream.
 //!
 //! [`forward`] rewrites heads, [`upstream`] keeps the connections to the applications and sends
-//! requests by them, [`tunnel`] joins the two sides of an upgraded connection, [`body`] streams
-//! bodies and tells when they have ended, and [`rescue`] turns every failure into an answer.
+//! requests by them, [`interim`] passes on what comes before their answers, [`tunnel`] joins the two
+//! sides of an upgraded connection, [`body`] streams bodies and tells when they have ended, and
+//! [`rescue`] turns every failure into an answer.
 //! The server calls a [`Handler`] with each request; how heads are read and how connections are
 //! accepted is not known here.
 
+mod additions;
 mod cache_guard;
 mod claim;
 mod line;
@@ -15,6 +17,7 @@ pub mod body;
 pub mod forward;
 pub mod handler;
 pub mod intake;
+pub mod interim;
 pub mod rescue;
 pub mod route;
 pub mod sessions;
@@ -27,7 +30,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 pub use body::Body;
@@ -43,6 +46,8 @@ pub struct Peer {
     /// The place that its connection takes among those that are allowed. It is free again when
     /// nobody holds the peer any more, which after an upgrade is when the tunnel has ended.
     place: Option<Box<dyn Any + Send + Sync>>,
+    interims: Option<Arc<interim::Interims>>,
+    client_cert: Option<HeaderValue>,
 }
 
 /// Where a client connection comes from.
@@ -98,6 +103,8 @@ impl Peer {
             tls,
             address_text: text,
             place: None,
+            interims: None,
+            client_cert: None,
         }
     }
 
@@ -106,6 +113,30 @@ impl Peer {
     pub fn with_place(mut self, place: Box<dyn Any + Send + Sync>) -> Self {
         self.place = Some(place);
         self
+    }
+
+    /// The same, whose connection writes interim responses that are left there.
+    #[must_use]
+    pub fn with_interims(mut self, interims: Arc<interim::Interims>) -> Self {
+        self.interims = Some(interims);
+        self
+    }
+
+    /// Where interim responses are left; `None` where they are not passed on.
+    pub fn interims(&self) -> Option<&interim::Interims> {
+        self.interims.as_deref()
+    }
+
+    /// The same, with the value of `Client-Cert` that its requests get.
+    #[must_use]
+    pub fn with_client_cert(mut self, value: Option<HeaderValue>) -> Self {
+        self.client_cert = value;
+        self
+    }
+
+    /// The certificate that it has shown, where applications are told of it (RFC 9440 section 2.2).
+    pub fn client_cert(&self) -> Option<&HeaderValue> {
+        self.client_cert.as_ref()
     }
 
     /// Where it came from.
@@ -146,4 +177,16 @@ pub trait Handler: Send + Sync + 'static {
         request: Request<Incoming>,
         peer: &Arc<Peer>,
     ) -> impl Future<Output = Response<Body>> + Send;
+
+    /// Answers a request of HTTP/2 whose head has more fields than allowed.
+    fn refuse(&self, _request: Request<Incoming>, _peer: &Arc<Peer>) -> Response<Body> {
+        too_many_fields()
+    }
+}
+
+/// As hyper answers it with HTTP/1.
+fn too_many_fields() -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    response
 }

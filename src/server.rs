@@ -26,6 +26,7 @@ mod current;
 mod frames;
 mod gauge;
 mod handover;
+mod interim;
 mod opening;
 pub mod proxy_protocol;
 mod sockets;

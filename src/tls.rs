@@ -28,6 +28,8 @@ pub struct Settings {
     pub min_version: MinVersion,
     /// Whether clients have to show certificates of their own.
     pub clients: Clients,
+    /// Whether the application gets the certificates that they show (RFC 9440).
+    pub client_cert_header: bool,
 }
 
 /// A certificate and its key.
@@ -384,6 +386,7 @@ mod tests {
             certificates: vec![files("cert", "key")],
             min_version: MinVersion::Tls12,
             clients: Clients::Unasked,
+            client_cert_header: false,
         };
         let config = settings.load(true, &read).unwrap();
         assert_eq!(config.alpn_protocols, [&b"h2"[..], b"http/1.1"]);

@@ -101,11 +101,18 @@ fn tls(section: &mut Section<'_, '_>) -> Option<Settings> {
     let versions = parse::choice(&[("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)]);
     let min_version = section.read("min_version", versions);
     let clients = clients(&mut section, &origin);
+    let client_cert_header = section.read("client_cert_header", parse::boolean);
+    if client_cert_header == Some(true) && clients == Clients::Unasked {
+        let wrong = "has no effect: clients are not asked for certificates";
+        let wrong = Wrong::new(wrong, "client_ca = \"clients.pem\"");
+        section.problem_between(&["client_cert_header", "client_ca"], wrong);
+    }
     section.finish();
     Some(Settings {
         certificates,
         min_version: min_version.unwrap_or(MinVersion::Tls12),
         clients,
+        client_cert_header: client_cert_header.unwrap_or(false),
     })
 }
 

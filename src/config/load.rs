@@ -18,8 +18,8 @@ use super::units::show_duration;
 use super::upstreams::{self, Groups};
 
 use super::{
-    Config, Engine, Format, RoutePolicy, cookies, headers, listeners, policy, routes, server,
-    storage,
+    Config, Engine, Format, RoutePolicy, cookies, headers, listeners, policy, response_headers,
+    routes, server, storage,
 };
 use crate::exchange::Consume;
 
@@ -176,7 +176,7 @@ fn read(mut root: Section<'_, '_>, processors: NonZeroUsize) -> Option<Config> {
     policy::session(root.section("session"), &mut policy);
     policy::notifications(root.section("notifications"), &mut policy);
     let names = headers::read(root.section("headers"), &mut policy);
-    let forwarding = server::forwarding(root.section("forwarding"));
+    let forwarding = server::forwarding(root.section("forwarding"), &listeners);
     let limits = server::limits(root.section("limits"));
     let timeouts = server::timeouts(root.section("timeouts"));
     let log = server::log(root.section("log"));
@@ -195,11 +195,14 @@ fn read(mut root: Section<'_, '_>, processors: NonZeroUsize) -> Option<Config> {
             policy.session.limits.max_record_bytes = PYCKET_MAX_RECORD;
         }
     }
+    let response_headers = response_headers::read(&mut root, &names, None);
     let defaults = routes::Defaults {
         upstream: &upstream,
         limits: &limits,
         timeouts: &timeouts,
         policy: &policy,
+        names: &names,
+        response_headers: &response_headers,
     };
     let routes = routes::read(&mut root, &mut groups, &defaults);
     groups.finish(&mut root);

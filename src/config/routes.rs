@@ -8,20 +8,23 @@ use http::uri::Authority;
 
 use super::parse::{self, Wrong};
 use super::policy::{contract_overrides, notification_overrides, session_overrides};
+use super::response_headers::{self, Fields};
 use super::section::Section;
 use super::tree::{Node, Origin};
 use super::units::show_duration;
 use super::upstreams::{self, Groups};
 use super::{Hosts, Limits, Route, RouteMatch, RoutePolicy, Timeouts, Upstream, server};
+use crate::contract::Names;
 
 /// What of a route has an effect without sessions.
-const WITHOUT_SESSION: [&str; 7] = [
+const WITHOUT_SESSION: [&str; 8] = [
     "host",
     "path",
     "methods",
     "upstream",
     "max_body",
     "upstream_response",
+    "response_headers",
     "session",
 ];
 
@@ -31,6 +34,8 @@ pub(super) struct Defaults<'a> {
     pub(super) limits: &'a Limits,
     pub(super) timeouts: &'a Timeouts,
     pub(super) policy: &'a RoutePolicy,
+    pub(super) names: &'a Names,
+    pub(super) response_headers: &'a Fields,
 }
 
 /// Reads all routes, most specific first; the last one matches everything.
@@ -56,6 +61,7 @@ pub(super) fn read(
             upstream: defaults.upstream.clone(),
             max_body_bytes: defaults.limits.max_body_bytes,
             upstream_response: defaults.timeouts.upstream_response,
+            response_headers: defaults.response_headers.clone(),
             session: Some(defaults.policy.clone()),
         });
     }
@@ -90,6 +96,8 @@ fn route(
     let own_upstream = upstreams::upstream(&mut section, groups);
     let max_body = server::max_body(&mut section);
     let response = server::upstream_response(&mut section);
+    let at_the_top = Some(defaults.response_headers);
+    let response_headers = response_headers::read(&mut section, defaults.names, at_the_top);
     let has_session = section.read("session", parse::boolean).unwrap_or(true);
     let mut own_policy = defaults.policy.clone();
     session_overrides(&mut section, &mut own_policy);
@@ -130,6 +138,7 @@ fn route(
         upstream: own_upstream.unwrap_or_else(|| defaults.upstream.clone()),
         max_body_bytes: max_body.unwrap_or(defaults.limits.max_body_bytes),
         upstream_response: response.unwrap_or(defaults.timeouts.upstream_response),
+        response_headers,
         session: has_session.then_some(own_policy),
     }
 }

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::parse::{self, Wrong};
 use super::section::Section;
 use super::tree::Node;
-use super::{Forwarding, Limits, Log, LogFormat, LogLevel, Neighbour, Reload, Timeouts};
+use super::{Forwarding, Limits, Listener, Log, LogFormat, LogLevel, Neighbour, Reload, Timeouts};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -38,7 +38,7 @@ pub(super) fn reload(root: &mut Section<'_, '_>) -> Reload {
 }
 
 /// Reads `[forwarding]`.
-pub(super) fn forwarding(mut section: Section<'_, '_>) -> Forwarding {
+pub(super) fn forwarding(mut section: Section<'_, '_>, listeners: &[Listener]) -> Forwarding {
     let forwarding = Forwarding {
         trust: section
             .list("trust", neighbour)
@@ -50,6 +50,13 @@ pub(super) fn forwarding(mut section: Section<'_, '_>) -> Forwarding {
         via: section
             .read("via", via)
             .unwrap_or_else(|| Some("pycket".to_owned())),
+        client_cert: listeners
+            .iter()
+            .filter_map(|listener| listener.tls.as_ref())
+            .any(|tls| tls.client_cert_header),
+        interim_responses: section
+            .read("interim_responses", parse::boolean)
+            .unwrap_or(false),
     };
     section.finish();
     forwarding
@@ -184,6 +191,7 @@ pub(super) fn timeouts(mut section: Section<'_, '_>) -> Timeouts {
         upstream_connect: read("upstream_connect", SECOND / 100, 10 * MINUTE, 5 * SECOND),
         upstream_response: response.unwrap_or(60 * SECOND),
         upstream_idle: read("upstream_idle", Duration::ZERO, HOUR, SECOND * 3 / 2),
+        tunnel: read("tunnel", SECOND, 30 * 24 * HOUR, HOUR),
         drain: read("drain", Duration::ZERO, 24 * HOUR, 30 * SECOND),
     };
     section.finish();

@@ -130,6 +130,8 @@ pub struct Outbound {
 pub struct Forwarder {
     rules: client::Rules,
     via: Option<Via>,
+    /// Whether nobody but us tells applications of clients' certificates.
+    client_cert: bool,
     /// Whether a field may stand in a trailer section.
     may_trail: NameTest,
 }
@@ -164,6 +166,7 @@ impl Forwarder {
         Self {
             rules: client::Rules::new(forwarding),
             via,
+            client_cert: forwarding.client_cert,
             may_trail: Arc::new(move |name| hop::may_trail(name.as_str()) && !reserved(name)),
         }
     }
@@ -242,6 +245,9 @@ impl Forwarder {
             head.headers.insert(UPGRADE, hop::WEBSOCKET);
         }
         self.rules.write(&mut head.headers, &client, peer);
+        if self.client_cert {
+            client::write_cert(&mut head.headers, peer);
+        }
         self.write_via(&mut head.headers, head.version);
         // The version is the hop's, too (RFC 9110 section 2.5), and only 1.1 can be chunked.
         head.version = Version::HTTP_11;
@@ -307,6 +313,18 @@ impl Forwarder {
         self.write_via(&mut head.headers, head.version);
         head.version = Version::HTTP_11;
         Ok(Outbound { trailers })
+    }
+
+    /// Makes the fields of an interim response, which came by this version, such that they can go
+    /// downstream. It frames nothing (RFC 9110 section 8.6).
+    pub fn interim_head(&self, headers: &mut HeaderMap, version: Version) {
+        let survey = Survey::of(headers, Claims::Pass);
+        let connection = hop::Connection::of(headers);
+        for name in connection.nominated.iter().chain(&survey.doomed) {
+            headers.remove(name);
+        }
+        headers.remove(CONTENT_LENGTH);
+        self.write_via(headers, version);
     }
 
     /// The declared trailer fields that may pass.

@@ -8,14 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::task::JoinSet;
 
+use super::additions::{self, Additions, Fields};
 use super::body::{Progress, RequestBody, Trailers, UpstreamBody};
 use super::forward::{Forwarder, Framing, Inbound, Outbound, ResponseError, Scheme};
 use super::intake::{BodyFault, BodyLimits};
+use super::interim;
 use super::line::Line;
 use super::rescue::ProxyError;
 use super::route;
@@ -37,7 +39,7 @@ use crate::telemetry::{RequestId, RequestIds};
 pub struct Proxy {
     config: Arc<Config>,
     routes: Vec<RouteState>,
-    forwarder: Forwarder,
+    forwarder: Arc<Forwarder>,
     sessions: Arc<Sessions>,
     tasks: Tasks,
     ids: RequestIds,
@@ -57,6 +59,7 @@ struct RouteState {
     upstream: Arc<Group>,
     body_limits: BodyLimits,
     response_timeout: Duration,
+    additions: Additions,
 }
 
 /// What the answer needs to know of the request, which has gone upstream by then.
@@ -69,6 +72,8 @@ struct Asked {
     challenge: Option<Challenge>,
     downstream: Option<OnUpgrade>,
     secure: bool,
+    /// What the answer gets.
+    additions: Option<Fields>,
 }
 
 impl Asked {
@@ -84,26 +89,34 @@ impl Asked {
 impl Handler for Proxy {
     async fn handle(&self, request: Request<Incoming>, peer: &Arc<Peer>) -> Response<Body> {
         let (head, body) = request.into_parts();
-        let adopted = head
-            .headers
-            .get(&self.config.log.request_id_header)
-            .filter(|_| self.forwarder.trusts(peer))
-            .and_then(RequestId::adopt);
-        let id = adopted.unwrap_or_else(|| self.ids.make());
+        let id = self.id_of(&head, peer);
         let mut line = Line::begin(self.access.clone(), id.clone(), &head, peer);
+        // What is left when there is no reply.
         let mut session = None;
-        let exchange = self.exchange(head, body, peer, &mut session, &mut line);
+        let mut additions = None;
+        let exchange = self.exchange(head, body, peer, &mut session, &mut line, &mut additions);
         match exchange.await {
-            Ok(reply) => reply.finish(line, &self.tasks),
+            Ok(reply) => reply.finish(line, &self.tasks, self.config.timeouts.tunnel),
             Err(error) => {
                 session::give_back(session, &mut line).await;
                 let rescue = error.rescue();
                 line.failed(&error, rescue.level);
-                let response = error.respond(&id);
+                let mut response = error.respond(&id);
+                additions::add(response.headers_mut(), additions.as_ref());
                 line.end(response.status(), &response);
                 response
             }
         }
+    }
+
+    fn refuse(&self, request: Request<Incoming>, peer: &Arc<Peer>) -> Response<Body> {
+        let (head, _) = request.into_parts();
+        let id = self.id_of(&head, peer);
+        let mut line = Line::begin(self.access.clone(), id, &head, peer);
+        let response = super::too_many_fields();
+        line.record.error = Some("bad_request");
+        line.end(response.status(), &response);
+        response
     }
 }
 
@@ -160,6 +173,7 @@ impl Proxy {
                     min_rate: config.limits.min_body_rate,
                 },
                 response_timeout: route.upstream_response,
+                additions: Additions::new(&route.response_headers),
             })
             .collect();
         let names = config.names.clone();
@@ -167,7 +181,7 @@ impl Proxy {
         Self {
             config,
             routes,
-            forwarder,
+            forwarder: Arc::new(forwarder),
             sessions,
             tasks,
             ids,
@@ -223,6 +237,16 @@ impl Proxy {
         })
     }
 
+    /// The id of a request: a trusted neighbour may have given it one.
+    fn id_of(&self, head: &Parts, peer: &Peer) -> RequestId {
+        let adopted = head
+            .headers
+            .get(&self.config.log.request_id_header)
+            .filter(|_| self.forwarder.trusts(peer))
+            .and_then(RequestId::adopt);
+        adopted.unwrap_or_else(|| self.ids.make())
+    }
+
     async fn exchange(
         &self,
         mut head: Parts,
@@ -230,8 +254,10 @@ impl Proxy {
         peer: &Arc<Peer>,
         session: &mut Option<session::Session>,
         line: &mut Line,
+        additions: &mut Option<Fields>,
     ) -> Result<Reply, ProxyError> {
         let framing = Framing::of(&body);
+        let takes_interims = head.version == Version::HTTP_11 && peer.interims().is_some();
         let downstream = head.extensions.remove::<OnUpgrade>();
         let inbound = self
             .forwarder
@@ -245,15 +271,12 @@ impl Proxy {
         // 2. Route.
         let route = self.route(&inbound, &head)?;
         line.record.route = Some(Arc::clone(&route.name));
+        let secure = inbound.client.scheme == Scheme::Https;
+        *additions = route.additions.over(secure);
         if matches!(framing, Framing::Length(length) if length > route.body_limits.max_bytes) {
             return Err(ProxyError::Body(BodyFault::TooLarge));
         }
-        let challenge = if inbound.extended {
-            let challenge = Challenge::put(&mut head);
-            Some(challenge.map_err(|error| ProxyError::Internal(error.into()))?)
-        } else {
-            None
-        };
+        let challenge = challenge(&inbound, &mut head)?;
         let mut asked = Asked {
             method: head.method.clone(),
             host: inbound.client.host.clone(),
@@ -261,7 +284,8 @@ impl Proxy {
             upgrade: inbound.upgrade,
             challenge,
             downstream,
-            secure: inbound.client.scheme == Scheme::Https,
+            secure,
+            additions: additions.clone(),
         };
 
         // 3. to 6. The session.
@@ -275,16 +299,21 @@ impl Proxy {
         }
 
         // 7. Forward.
-        let request = outgoing(head, body, inbound.trailers, route);
+        let mut request = outgoing(head, body, inbound.trailers, route);
         let progress = request.body().progress();
         line.count_request(progress.clone());
+        if takes_interims {
+            interim::pass_on(&mut request, peer, &self.forwarder, &self.config);
+        }
         let id = session.as_ref().and_then(session::Session::public_id);
         let affinity = route.upstream.affinity(id, inbound.client.address);
         let patience = Patience {
             since: line.last_lap(),
             limit: route.response_timeout,
         };
-        let answered = route.upstream.send(request, affinity, patience).await;
+        let server = &mut line.record.server;
+        let sent = route.upstream.send(request, affinity, patience, server);
+        let answered = sent.await;
         line.record.upstream = line.lap();
         let (response, lease) = answered.map_err(|error| {
             let fault = progress.as_deref().and_then(Progress::fault);
@@ -331,6 +360,10 @@ impl Proxy {
             .response_head(&mut head, &asked.method, asked.upgrade)?;
         if let Some(challenge) = &asked.challenge {
             challenge.check(&mut head)?;
+        }
+        if head.status != StatusCode::SWITCHING_PROTOCOLS {
+            // Before what keeps answers with sessions private.
+            additions::add(&mut head.headers, asked.additions.as_ref());
         }
         Ok(Answer {
             head,
@@ -380,6 +413,12 @@ impl Answer {
     }
 }
 
+/// Puts a question into a request that asks for a websocket by an extended CONNECT.
+fn challenge(inbound: &Inbound, head: &mut Parts) -> Result<Option<Challenge>, ProxyError> {
+    let challenge = inbound.extended.then(|| Challenge::put(head)).transpose();
+    challenge.map_err(|error| ProxyError::Internal(error.into()))
+}
+
 /// Frees the memory of sessions that nobody asks for any more.
 async fn purge(memory: MemoryStore) {
     let mut every_second = tokio::time::interval(Duration::from_secs(1));
@@ -391,7 +430,7 @@ async fn purge(memory: MemoryStore) {
 
 impl Reply {
     /// Makes the response. The line goes with its body, and is written when that has ended.
-    fn finish(self, mut line: Line, tasks: &Tasks) -> Response<Body> {
+    fn finish(self, mut line: Line, tasks: &Tasks, idle: Duration) -> Response<Body> {
         match self {
             Self::Stream {
                 head,
@@ -411,9 +450,17 @@ impl Reply {
                 lease,
             } => {
                 let status = head.status;
-                tunnel::join(downstream, upstream, peer, lease, tasks, move |moved| {
-                    line.tunnelled(status, moved);
-                });
+                tunnel::join(
+                    downstream,
+                    upstream,
+                    peer,
+                    lease,
+                    tasks,
+                    idle,
+                    move |moved| {
+                        line.tunnelled(status, moved);
+                    },
+                );
                 Response::from_parts(head, Body::Empty)
             }
         }

@@ -51,6 +51,7 @@ impl Line {
                 host: head.headers.get(http::header::HOST).cloned(),
                 target: head.uri.path_and_query().cloned(),
                 route: None,
+                server: None,
                 status: StatusCode::from_u16(CLIENT_LEFT).unwrap_or_default(),
                 bytes_in: 0,
                 bytes_out: 0,
@@ -149,7 +150,7 @@ impl Line {
         self.record.status = status;
         self.record.bytes_in = moved.up;
         self.record.bytes_out = moved.down;
-        self.record.error = None;
+        self.record.error = moved.fell_silent.then_some("tunnel_idle");
     }
 }
 

@@ -11,8 +11,8 @@
 //! connection or to another server of the group (within a `budget`); everything else may have happened
 //! already, and the application alone knows.
 //!
-//! Interim responses end here: 100 answers an `Expect` that we never forward, and hyper's server
-//! has no way to send 103 on. They do not prolong the wait for the final response.
+//! Interim responses do not prolong the wait for the final one. Those that come by HTTP/1.1 can be
+//! passed on ([`interim`](super::interim)); of those that come by HTTP/2, hyper does not tell.
 
 mod balance;
 mod budget;

@@ -130,6 +130,7 @@ mod tests {
             certificates: vec![files.clone()],
             min_version: MinVersion::Tls12,
             clients: Clients::Unasked,
+            client_cert_header: false,
         };
         let certificates = Certificates::open(settings, true).unwrap();
         let first = certificates.current();

@@ -26,11 +26,13 @@ use super::crowd::Crowd;
 use super::current::Current;
 use super::frames::Meter;
 use super::gauge::{Gauge, Overdue, Patience, Verdict};
+use super::interim::Ahead;
 use super::opening::{Accepted, Opening, PREFACE, Protocol, open};
 use super::streams::{Streams, asked};
 use super::transport::Gauged;
 use super::{Phase, reached};
 use crate::config::Config;
+use crate::proxy::interim::Interims;
 use crate::proxy::tasks::Tasks;
 use crate::proxy::{Body, Handler, Peer};
 use crate::telemetry::chain;
@@ -50,6 +52,8 @@ pub(super) struct Shared<H> {
     http1: http1::Builder,
     http2: http2::Builder<Streams>,
     limits: Limits,
+    /// Whether clients of HTTP/1.1 get interim responses.
+    interim_responses: bool,
     patience: Patience,
     pub(super) opening: Opening,
     pub(super) crowd: Crowd,
@@ -147,6 +151,7 @@ impl<H: Handler> Shared<H> {
             http1: http1(config),
             http2: http2(config),
             limits: Limits::of(config),
+            interim_responses: config.forwarding.interim_responses,
             patience: patience(config),
             opening: opening(config),
             crowd: room.crowd,
@@ -164,6 +169,7 @@ impl<H: Handler> Shared<H> {
             http1: http1(config),
             http2: http2(config),
             limits: Limits::of(config),
+            interim_responses: config.forwarding.interim_responses,
             patience: patience(config),
             opening: opening(config),
             crowd: self.crowd.clone(),
@@ -236,11 +242,21 @@ pub(super) async fn serve<H: Handler>(
     };
     let gauge = Arc::new(Gauge::new(at));
     let mut io = Gauged::new(opened.transport, Arc::clone(&gauge));
-    if opened.protocol == Protocol::Http2 {
-        let max = shared.limits.control_frames;
-        io = io.metered(Meter::new(max, PREFACE.len()));
+    let mut peer =
+        Peer::new(opened.remote, opened.tls).with_place(Box::new((place, opened.member)));
+    peer = peer.with_client_cert(opened.client_cert);
+    match opened.protocol {
+        Protocol::Http2 => {
+            let max = shared.limits.control_frames;
+            io = io.metered(Meter::new(max, PREFACE.len()));
+        }
+        Protocol::Http1 if shared.interim_responses => {
+            let interims = Arc::<Interims>::default();
+            io = io.with_interims(Ahead::new(Arc::clone(&interims)));
+            peer = peer.with_interims(interims);
+        }
+        Protocol::Http1 => {}
     }
-    let peer = Peer::new(opened.remote, opened.tls).with_place(Box::new((place, opened.member)));
     let client = Arc::new(Client {
         peer: Arc::new(peer),
         gauge,
@@ -266,7 +282,8 @@ impl<H> Client<H> {
         if request.method() != Method::CONNECT {
             return Arc::clone(&self.peer);
         }
-        let peer = Peer::new(self.peer.remote(), self.peer.tls());
+        let peer = Peer::new(self.peer.remote(), self.peer.tls())
+            .with_client_cert(self.peer.client_cert().cloned());
         let stay = Stay::new(&self.gauge);
         Arc::new(peer.with_place(Box::new((Arc::clone(&self.peer), stay))))
     }
@@ -415,14 +432,11 @@ async fn answer<H: Handler>(
     let is_http2 = request.version() == Version::HTTP_2;
     let (exchange, number) = Exchange::begin(&shared.exchanges, &client.gauge);
     let has_too_many_fields = is_http2 && request.headers().len() > shared.limits.fields;
+    let handler = shared.handler.get();
     let mut response = if has_too_many_fields {
-        // As hyper answers it with HTTP/1.
-        let mut response = Response::new(Body::Empty);
-        *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        response
+        handler.refuse(request, &client.peer)
     } else {
         let peer = client.peer_of(&request);
-        let handler = shared.handler.get();
         let mut handling = pin!(handler.handle(request, &peer));
         poll_fn(|cx| asked(handling.as_mut().poll(cx))).await
     };

@@ -5,7 +5,9 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::StatusCode;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderValue, StatusCode};
 use rustls::ServerConfig;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, timeout_at};
@@ -41,6 +43,8 @@ pub(super) struct Opened {
     pub(super) protocol: Protocol,
     pub(super) remote: Remote,
     pub(super) tls: bool,
+    /// The certificate that the client has shown, where applications are told of it.
+    pub(super) client_cert: Option<HeaderValue>,
     /// Its place among those from its address.
     pub(super) member: Option<Member>,
 }
@@ -106,11 +110,14 @@ pub(super) async fn open<H>(
     };
     let (transport, protocol, tls, member) =
         opened.await.map_err(|error: Unopened| (remote, error))?;
+    let settings = door.listener.tls.as_ref();
+    let tells = settings.is_some_and(|settings| settings.client_cert_header);
     Ok(Opened {
-        transport,
         protocol,
         remote,
         tls,
+        client_cert: tells.then(|| client_cert(&transport)).flatten(),
+        transport,
         member,
     })
 }
@@ -185,6 +192,17 @@ async fn encrypt(
         Protocol::Http1
     };
     Ok((Transport::Tls(Box::new(stream)), protocol))
+}
+
+/// The certificate that a client has shown, as a byte sequence (RFC 9440 section 2.1, RFC 9651 section
+/// 3.3.5).
+fn client_cert(transport: &Transport) -> Option<HeaderValue> {
+    let Transport::Tls(stream) = transport else {
+        return None;
+    };
+    let leaf = stream.get_ref().1.peer_certificates()?.first()?;
+    // Base64 is visible ASCII.
+    HeaderValue::try_from(format!(":{}:", STANDARD.encode(leaf))).ok()
 }
 
 async fn refuse_plain(wire: &mut Wire) {

@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -11,6 +11,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::frames::Meter;
 use super::gauge::Gauge;
+use super::interim::{Ahead, Next};
 
 /// How much is read at once before it is known what the client speaks. Most request heads are
 /// shorter, so that looking costs no further call of the kernel.
@@ -105,6 +106,8 @@ pub(super) struct Gauged<T> {
     gauge: Arc<Gauge>,
     /// With HTTP/2, what counts its frames.
     meter: Option<Meter>,
+    /// With HTTP/1.1, interim responses, where they are passed on.
+    ahead: Option<Ahead>,
 }
 
 impl<T> Gauged<T> {
@@ -113,6 +116,7 @@ impl<T> Gauged<T> {
             inner,
             gauge,
             meter: None,
+            ahead: None,
         }
     }
 
@@ -122,12 +126,36 @@ impl<T> Gauged<T> {
         self
     }
 
+    /// The same, writing interim responses.
+    pub(super) fn with_interims(mut self, ahead: Ahead) -> Self {
+        self.ahead = Some(ahead);
+        self
+    }
+
     /// Tells the gauge and the meter how writing went.
     fn has_written(&mut self, written: &Poll<io::Result<usize>>) {
         self.gauge.has_written(written.is_ready());
         if let (Some(meter), Poll::Ready(Ok(bytes))) = (&mut self.meter, written) {
             meter.written(*bytes);
         }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> Gauged<T> {
+    /// Writes interim responses ahead of what comes next.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>, next: Next) -> Poll<io::Result<()>> {
+        let Some(ahead) = &mut self.ahead else {
+            return Poll::Ready(Ok(()));
+        };
+        let before = ahead.written();
+        let polled = ahead.poll(cx, &mut self.inner, next);
+        if polled.is_pending() {
+            if ahead.written() > before {
+                self.gauge.has_written(true);
+            }
+            self.gauge.has_written(false);
+        }
+        polled
     }
 }
 
@@ -160,6 +188,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gauged<T> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.poll_ahead(cx, Next::Write))?;
         let polled = Pin::new(&mut this.inner).poll_write(cx, bytes);
         this.has_written(&polled);
         polled
@@ -171,6 +200,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gauged<T> {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.poll_ahead(cx, Next::Write))?;
         let polled = Pin::new(&mut this.inner).poll_write_vectored(cx, parts);
         this.has_written(&polled);
         polled
@@ -182,6 +212,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gauged<T> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        ready!(this.poll_ahead(cx, Next::Flush))?;
         let polled = Pin::new(&mut this.inner).poll_flush(cx);
         this.gauge.has_written(polled.is_ready());
         polled

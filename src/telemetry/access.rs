@@ -48,6 +48,8 @@ pub struct AccessRecord {
     pub target: Option<PathAndQuery>,
     /// The name of the route; `None` when the request did not get that far.
     pub route: Option<Arc<str>>,
+    /// The server that was asked last, where the upstream has several.
+    pub server: Option<Arc<str>>,
     /// The status that was sent.
     pub status: StatusCode,
     /// Bytes of the request body.

@@ -68,6 +68,25 @@ fn servers_take_turns_by_their_weights() {
 }
 
 #[test]
+fn the_access_log_says_which_server_was_asked_where_there_are_several() {
+    let (a, b) = (named("a"), named("b"));
+    let servers = [(a.address(), ""), (b.address(), "")];
+    let pycket = before(&servers, "").start();
+    let mut browser = Browser::at(&pycket);
+    for turn in 0..4 {
+        let path = format!("/{turn}");
+        let answer = browser.get(&path);
+        let asked = if answer.text() == "a" { &a } else { &b };
+        let line = pycket.access(|line| line["path"] == path.as_str());
+        assert_eq!(line["server"], asked.address().to_string());
+    }
+    let pycket = Pycket::with(&a).start();
+    Browser::at(&pycket).get("/alone");
+    let line = pycket.access(|line| line["path"] == "/alone");
+    assert_eq!(line.get("server"), None);
+}
+
+#[test]
 fn a_draining_server_gets_no_requests() {
     let (a, b) = (named("a"), named("b"));
     let servers = [(a.address(), ", drain = true"), (b.address(), "")];

@@ -202,6 +202,11 @@ fn heads_over_the_limit_are_refused() {
     let many: Vec<_> = (0..30).map(|_| ("x-field", "value")).collect();
     client.headers(1, &[&GET[..], &many].concat(), END_HEADERS | END_STREAM);
     assert_eq!(client.status(1), "431");
+    let line = pycket.access(|line| line["status"] == 431);
+    assert_eq!(
+        (&line["path"], &line["error"]),
+        (&"/".into(), &"bad_request".into())
+    );
     let mut client = Frames::connect(&pycket);
     let long = "x".repeat(9000);
     let large: Vec<_> = (0..4).map(|_| ("x-field", long.as_str())).collect();

@@ -43,6 +43,8 @@ mod http2_server;
 #[cfg(test)]
 mod http_semantics;
 #[cfg(test)]
+mod interim;
+#[cfg(test)]
 mod listeners;
 #[cfg(test)]
 mod migrate;

@@ -119,3 +119,50 @@ fn a_budget_named_after_a_server_fits_into_its_limits() {
     );
     assert_eq!(is_taken(&Application::node(), "node", 12 << 10).status, 404);
 }
+
+#[test]
+fn answers_get_the_headers_that_the_application_does_not_set() {
+    let app = Upstream::app(|request| match request.target.as_str() {
+        "/own" => AppResponse::ok("own")
+            .header("X-Frame-Options", "SAMEORIGIN")
+            .header("Cache-Control", "no-cache"),
+        "/login" => AppResponse::ok("").header("X-Session-Set", "user=alice"),
+        "/bad" => AppResponse::ok("").header("X-Session-Set", "{"),
+        _ => AppResponse::ok("usual"),
+    });
+    let config = "forwarding.trust = ['127.0.0.1']
+        [response_headers]
+        X-Frame-Options = 'DENY'
+        Cache-Control = 'public, max-age=60'
+        Strict-Transport-Security = 'max-age=31536000'
+        [[route]]
+        path = '/static/'
+        session = false
+        response_headers = { X-Content-Type-Options = 'nosniff', x-frame-options = false }";
+    let pycket = Pycket::with(&app).config(config).start();
+    let get = |target: &str, proto: &str| {
+        let mut browser = Browser::at(&pycket);
+        let request = browser.request("GET", target);
+        let response = request.header("X-Forwarded-Proto", proto).send();
+        [
+            "X-Frame-Options",
+            "Cache-Control",
+            "X-Content-Type-Options",
+            "Strict-Transport-Security",
+        ]
+        .map(|name| response.fields.all(name).join("|"))
+    };
+    let public = "public, max-age=60";
+    let hsts = "max-age=31536000";
+    assert_eq!(get("/", "http"), ["DENY", public, "", ""]);
+    assert_eq!(get("/", "https"), ["DENY", public, "", hsts]);
+    assert_eq!(get("/own", "http"), ["SAMEORIGIN", "no-cache", "", ""]);
+    // What sets the session cookie stays private.
+    assert_eq!(
+        get("/login", "http"),
+        ["DENY", "max-age=60, private", "", ""]
+    );
+    // An answer of the proxy itself.
+    assert_eq!(get("/bad", "https"), ["DENY", "no-store", "", hsts]);
+    assert_eq!(get("/static/a", "https"), ["", public, "nosniff", hsts]);
+}

@@ -279,6 +279,59 @@ fn clients_show_certificates_where_they_must() {
     assert_ne!(authority.try_curl("shop.test", address, &bad).code, Some(0));
 }
 
+/// What `Client-Cert` is to say of a certificate (RFC 9440 section 2.1).
+fn encoded(pem: &str) -> String {
+    let text = fs::read_to_string(pem).expect("a certificate");
+    let lines = text.lines().filter(|line| !line.starts_with("-----"));
+    format!(":{}:", lines.collect::<String>())
+}
+
+#[test]
+fn the_application_learns_of_the_certificate_that_a_client_shows_and_of_no_other() {
+    let app = Upstream::app(|request| {
+        let said = request.fields.all("Client-Cert").join("|");
+        let others = request
+            .header("client_cert")
+            .or(request.header("Client-Cert-Chain"));
+        AppResponse::ok(format!("{said} {}", others.unwrap_or("none")))
+    });
+    let authority = Authority::new();
+    authority.issue("server", &["shop.test"]);
+    authority.issue("client", &["client.test"]);
+    let more = format!(
+        "client_ca = '{}'\nclient_certificate = 'optional'",
+        authority.path("ca.pem")
+    );
+    let pair = [authority.path("client.pem"), authority.path("client.key")];
+    let shows = ["--cert", &pair[0], "--key", &pair[1]];
+    let lies = [
+        "-H",
+        "Client-Cert: :AA==:",
+        "-H",
+        "client_cert: :AA==:",
+        "-H",
+        "Client-Cert-Chain: :AA==:",
+    ];
+    let told = format!("{more}\nclient_cert_header = true");
+    let pycket = authority.serves(&app, &["server"], &told).start();
+    let address = pycket.second_address();
+    for version in ["--http2", "--http1.1"] {
+        let ask = |more: &[&str]| {
+            let more = [more, &lies, &[version]].concat();
+            authority.curl("shop.test", address, &more)
+        };
+        assert_eq!(ask(&shows), format!("{} none", encoded(&pair[0])));
+        assert_eq!(ask(&[]), " none");
+    }
+    // Not by another listener, either.
+    let plain = format!("http://{}/", pycket.address());
+    assert_eq!(curl(&[&lies[..], &[&plain]].concat()), " none");
+
+    let silent = authority.serves(&app, &["server"], &more).start();
+    let answer = authority.curl("shop.test", silent.second_address(), &shows);
+    assert_eq!(answer, " none");
+}
+
 #[test]
 fn plain_http_is_told_what_is_spoken() {
     let (app, authority) = (app(), Authority::new());

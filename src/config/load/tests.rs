@@ -69,6 +69,7 @@ const OTHER_KEY: &[u8] = include_bytes!("../../../tests/vectors/tls/other-key.pe
 const LISTENER: &str = "[[listener]]\naddress = 'unix:/run/pycket/http.sock'\nmode = '0660'\n\
      http2 = true\nproxy_protocol = ['10.0.0.0/8', 'unix']\n\
      [listener.tls]\nmin_version = '1.2'\nclient_ca = 'cert.pem'\nclient_certificate = 'required'\n\
+     client_cert_header = true\n\
      [[listener.tls.certificates]]\ncert = 'cert.pem'\nkey = 'key.pem'\n";
 
 #[test]
@@ -151,6 +152,9 @@ fn the_lines_of_the_reference_that_are_commented_out_are_keys_with_good_values()
         LISTENER,
         "[headers]\nexpose = ['user', 'theme']\n[headers.inject]\n'X-Remote-User' = 'user'\n\
          'X-Display-Name' = { value = 'name', encode = 'utf-8' }",
+        "[response_headers]\n'X-Content-Type-Options' = 'nosniff'\n\
+         'Strict-Transport-Security' = 'max-age=31536000'\n[[route]]\npath = '/x'\n\
+         response_headers = { 'X-Frame-Options' = 'DENY', 'X-Content-Type-Options' = false }",
     ];
     let environment = [SECRET, ("REDIS_PASSWORD", "x")];
     for example in examples {
@@ -1685,5 +1689,50 @@ fn mistakes_in_tls_are_named() {
              certificates = [{ cert = 'cert.pem', key = 'key.pem' }]\n"
         ),
         @r#"listener.tls.client_certificate: it is not said who makes the certificates of clients; client_ca = "clients.pem""#
+    );
+    insta::assert_snapshot!(
+        mistakes(
+            "[[listener]]\naddress = '127.0.0.1:1'\n[listener.tls]\nclient_cert_header = true\n\
+             certificates = [{ cert = 'cert.pem', key = 'key.pem' }]\n"
+        ),
+        @r#"listener.tls.client_cert_header: has no effect: clients are not asked for certificates; client_ca = "clients.pem""#
+    );
+}
+
+#[test]
+fn mistakes_in_response_headers_are_reported_with_what_would_be_right() {
+    insta::assert_snapshot!(
+        mistakes(
+            "[response_headers]\nSet-Cookie = 'a=b'\nContent-Length = '1'\nProxy-Connection = 'x'\n\
+             X_Session = 'x'\nX-Empty = ''\nX-Lines = \"a\\nb\"\n'X Space' = 'x'\nX-Number = 1\n\
+             X-Gone = false\nX-Same = 'a'\nx-same = 'b'\n"
+        ),
+        @r#"
+    response_headers.Set-Cookie: cookies are set by the application and by the proxy, not by the configuration; remove it
+    response_headers.Content-Length: this header is not to be added: HTTP itself says in it how this message is sent; remove it
+    response_headers.Proxy-Connection: this header is not to be added: HTTP itself says in it how this message is sent; remove it
+    response_headers.X_Session: this header belongs to the header contract, and no client sees it; remove it
+    response_headers.X-Empty: the text is empty; leave the key out, or give it a value
+    response_headers.X-Lines: not the value of a header; visible ASCII and spaces between, like "nosniff"
+    response_headers.X Space: not the name of a header; letters, digits and hyphens, like "X-Remote-User"
+    response_headers.X-Number: expected text, found a number; put it in double quotes
+    response_headers.X-Gone: only a route can do without a header that stands at the top; remove it
+    response_headers.x-same: this header is named twice: capitals do not count; remove it
+    "#
+    );
+    let routes = "[response_headers]\nX-A = 'a'\nX-B = 'b'\n[[route]]\npath = '/x'\n\
+                  response_headers = { x-a = false, X-C = 'c' }\n";
+    let config = file(routes).unwrap();
+    let headers: Vec<_> = config
+        .routes
+        .iter()
+        .map(|route| format!("{:?}", route.response_headers))
+        .collect();
+    assert_eq!(
+        headers,
+        [
+            r#"[("x-b", "b"), ("x-c", "c")]"#,
+            r#"[("x-a", "a"), ("x-b", "b")]"#
+        ]
     );
 }

@@ -5,7 +5,7 @@ use http::HeaderName;
 use super::fold::{begins, is_one_of};
 
 /// Ordinary headers, folded. Names that reserve one of them would break every site.
-pub(super) const ORDINARY: [&str; 42] = [
+pub(super) const ORDINARY: [&str; 43] = [
     "accept",
     "accept-encoding",
     "accept-language",
@@ -13,6 +13,7 @@ pub(super) const ORDINARY: [&str; 42] = [
     "age",
     "authorization",
     "cache-control",
+    "client-cert",
     "connection",
     "content-length",
     "content-type",
@@ -52,9 +53,11 @@ pub(super) const ORDINARY: [&str; 42] = [
 
 /// Whether the header is none of the contract's business: see `Names::check_target`.
 pub(super) fn is_forbidden(header: &HeaderName) -> bool {
-    const EXACT: [&str; 20] = [
+    const EXACT: [&str; 22] = [
         "authorization",
         "cache-control",
+        "client-cert",
+        "client-cert-chain",
         "connection",
         "cookie",
         "date",

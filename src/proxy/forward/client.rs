@@ -8,11 +8,15 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::hop;
 use super::target::is_host;
 use crate::config::{Forwarding, Neighbours};
+use crate::contract::folds_alike;
 use crate::proxy::Peer;
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+static CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
+static CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
 
 /// By which scheme the client came to the first of our own machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +161,21 @@ pub(super) fn is_forwarding(name: &str) -> bool {
             | "x-real-ip"
             | "x-rewrite-url"
     )
+}
+
+/// Tells the upstream which certificate the client has shown to us. What anybody else says of that
+/// goes, in any spelling (RFC 9440 section 4).
+pub(super) fn write_cert(headers: &mut HeaderMap, peer: &Peer) {
+    let is_claim = |name: &&HeaderName| {
+        folds_alike(name, &CLIENT_CERT) || folds_alike(name, &CLIENT_CERT_CHAIN)
+    };
+    let claims: Vec<_> = headers.keys().filter(is_claim).cloned().collect();
+    for name in claims {
+        headers.remove(name);
+    }
+    if let Some(value) = peer.client_cert() {
+        headers.insert(&CLIENT_CERT, value.clone());
+    }
 }
 
 /// One station on the way, as a trusted neighbour reports it.

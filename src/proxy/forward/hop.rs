@@ -99,6 +99,9 @@ pub(super) fn may_trail(name: &str) -> bool {
             "age"
                 | "authorization"
                 | "cache-control"
+                // RFC 9440 section 2.2.
+                | "client-cert"
+                | "client-cert-chain"
                 | "cookie"
                 | "date"
                 | "expect"

@@ -20,6 +20,8 @@ fn forwarding(trust: &[&str]) -> Forwarding {
         x_forwarded: true,
         forwarded: false,
         via: Some("pycket".to_owned()),
+        client_cert: true,
+        interim_responses: false,
     }
 }
 
@@ -517,6 +519,27 @@ fn forwarded_elements_are_quoted_where_they_must_be() {
         .unwrap();
     let element = head.headers.get("forwarded").unwrap();
     assert_eq!(element, "for=\"[2001:db8::1]\";host=\"a:80\";proto=https");
+}
+
+#[test]
+fn only_we_say_which_certificate_a_client_has_shown() {
+    let lies = "GET / HTTP/1.1\nHost: h\nConnection: client-cert\nClient-Cert: :AA==:\n\
+                Client_Cert: :AA==:\nClient-Cert-Chain: :AA==:\nclient.cert_chain: :AA==:\n\
+                Client-Certificate: other";
+    let forwarder = forwarder(&["192.0.2.1/32"]);
+    let text = forwarded_by(&forwarder, lies, Framing::Empty);
+    assert!(
+        text.starts_with("GET /\nclient-certificate: other\nhost: h\n"),
+        "{text}"
+    );
+    let shown = HeaderValue::from_static(":MII=:");
+    let peer = peer().with_client_cert(Some(shown.clone()));
+    let mut head = head(lies);
+    forwarder
+        .request_head(&mut head, Framing::Empty, &peer)
+        .unwrap();
+    let said: Vec<_> = head.headers.get_all("client-cert").iter().collect();
+    assert_eq!(said, [&shown]);
 }
 
 #[test]

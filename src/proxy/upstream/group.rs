@@ -21,7 +21,7 @@ use super::probe;
 use super::server::ServerState;
 use super::tls::TlsError;
 use super::{Patience, UpstreamError};
-use crate::config::{Balance, Config, Ejection, Upstream};
+use crate::config::{Address, Balance, Config, Ejection, Upstream};
 use crate::proxy::body::RequestBody;
 use crate::session::PublicId;
 use crate::telemetry::chain;
@@ -75,6 +75,8 @@ pub struct Group {
 struct Member {
     state: Arc<ServerState>,
     pool: Arc<Pool>,
+    /// What the access log calls it; `None` where it is the only one, and there is nothing to say.
+    name: Option<Arc<str>>,
 }
 
 impl Upstreams {
@@ -187,9 +189,11 @@ impl Group {
         mut settings: PoolSettings,
     ) -> Self {
         settings.ping = upstream.http2_ping;
+        let is_choice = upstream.servers.len() > 1;
         let members: Vec<Member> = states
             .map(|state| Member {
                 pool: Pool::new(Arc::clone(&state), upstream.http2, settings),
+                name: is_choice.then(|| name(&state.server.address)),
                 state,
             })
             .collect();
@@ -224,7 +228,8 @@ impl Group {
     /// The request comes boxed, since it is handed on through many hands. `affinity` is what
     /// [`Group::affinity`] said. The target must be in origin-form. A `Host` is
     /// added if there is none. Each server that gets the request has the whole `patience`. Whoever
-    /// reads the response's body must do it by [`Lease::poll`].
+    /// reads the response's body must do it by [`Lease::poll`]. Where there are several servers, `asked`
+    /// becomes the name of the one that was asked last.
     ///
     /// Where a server certainly has not got a byte of the request, the next one gets it, within the
     /// retry budget.
@@ -242,6 +247,7 @@ impl Group {
         mut request: Box<Request<RequestBody>>,
         affinity: Option<u64>,
         mut patience: Patience,
+        asked: &mut Option<Arc<str>>,
     ) -> Result<(Response<Incoming>, Lease), UpstreamError> {
         let mut tried: Vec<usize> = Vec::new();
         let mut failure = UpstreamError::Unavailable;
@@ -249,8 +255,9 @@ impl Group {
             lock(&self.budget).asked();
         }
         while let Some(index) = self.choose(affinity, &tried, patience.since)
-            && let Some(Member { state, pool }) = self.members.get(index)
+            && let Some(Member { state, pool, name }) = self.members.get(index)
         {
+            asked.clone_from(name);
             let running = (!self.alone).then(|| state.run());
             let failed = match pool.send(request, patience).await {
                 Ok((response, mut lease)) => {
@@ -315,6 +322,14 @@ impl Group {
     fn draw(&self) -> u64 {
         const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
         balance::mix(self.random.fetch_add(STEP, Ordering::Relaxed))
+    }
+}
+
+/// What the access log calls a server: host and port, or the path of its socket.
+fn name(address: &Address) -> Arc<str> {
+    match address {
+        Address::Tcp { .. } => address.authority().into(),
+        Address::Unix(path) => path.display().to_string().into(),
     }
 }
 

@@ -20,6 +20,9 @@ use crate::proxy::upstream::{Directory, Group, Patience, Upstreams};
 use crate::proxy::{Body, Peer, tunnel};
 use crate::telemetry::RequestIds;
 
+/// No test lets a tunnel be silent for so long.
+const IDLE: Duration = Duration::from_hours(1);
+
 /// Forwards everything to the one upstream.
 #[derive(Debug)]
 pub(super) struct Forward {
@@ -63,7 +66,8 @@ impl Forward {
             since: Instant::now(),
             limit: self.response_timeout,
         };
-        let sent = self.upstream.send(Box::new(request), None, patience).await;
+        let request = Box::new(request);
+        let sent = self.upstream.send(request, None, patience, &mut None).await;
         let (mut response, lease) = sent.map_err(ProxyError::Upstream)?;
         let upstream = hyper::upgrade::on(&mut response);
         let (mut head, body) = response.into_parts();
@@ -73,7 +77,7 @@ impl Forward {
             .map_err(ProxyError::Response)?;
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let peer = Arc::clone(peer);
-            tunnel::join(downstream, upstream, peer, lease, &self.tasks, drop);
+            tunnel::join(downstream, upstream, peer, lease, &self.tasks, IDLE, drop);
             return Ok(Response::from_parts(head, Body::Empty));
         }
         let body = UpstreamBody::new(body, outbound.trailers, lease, Box::new(drop));

@@ -123,6 +123,8 @@ impl<'a, F: Form> Line<'a, F> {
         let path = path.map(|target| target.path().as_bytes());
         line.optional(&key!("path"), path);
         line.optional(&key!("route"), record.route.as_deref().map(str::as_bytes));
+        let server = record.server.as_deref().map(str::as_bytes);
+        line.optional(&key!("server"), server);
         line.number(&key!("status"), record.status.as_u16().into());
         line.number(&key!("bytes_in"), record.bytes_in);
         line.number(&key!("bytes_out"), record.bytes_out);

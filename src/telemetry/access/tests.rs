@@ -14,6 +14,7 @@ fn record() -> AccessRecord {
         host: Some(HeaderValue::from_static("example.com:8080")),
         target: Some(PathAndQuery::from_static("/login?token=secret")),
         route: Some(Arc::from("/")),
+        server: None,
         status: StatusCode::SEE_OTHER,
         bytes_in: 12,
         bytes_out: 0,
@@ -62,6 +63,20 @@ fn strangers_cannot_forge_lines_or_keys() {
     let object: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(object["host"], "a\" status=200 \\ caf\u{e9}\tx");
     assert_eq!(json.lines().count(), 1);
+}
+
+#[test]
+fn a_server_of_several_stands_behind_the_route() {
+    let mut record = record();
+    record.server = Some(Arc::from("10.0.0.1:9000"));
+    let text = line(&record, LogFormat::Text);
+    assert!(
+        text.contains(" route=/ server=10.0.0.1:9000 status="),
+        "{text}"
+    );
+    record.server = Some(Arc::from("/run/app.sock"));
+    let object: serde_json::Value = serde_json::from_str(&line(&record, LogFormat::Json)).unwrap();
+    assert_eq!(object["server"], "/run/app.sock");
 }
 
 #[test]

@@ -35,7 +35,7 @@ impl Wire {
     }
 
     /// Reads a request, and says `100 Continue` to a client that waits for it.
-    pub(super) fn try_read_request(&mut self, connection: usize) -> io::Result<AppRequest> {
+    pub(crate) fn try_read_request(&mut self, connection: usize) -> io::Result<AppRequest> {
         let head = self.try_read_head()?;
         if head.fields.lists("Expect", "100-continue") {
             self.try_send(b"HTTP/1.1 100 Continue\r\n\r\n")?;

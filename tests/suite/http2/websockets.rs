@@ -128,3 +128,27 @@ fn other_protocols_are_not_offered() {
     client.headers(3, &get, END_HEADERS | END_STREAM);
     assert!(client.is_refused(3));
 }
+
+#[test]
+fn a_socket_in_which_nothing_moves_is_closed() {
+    let app = Upstream::raw(|mut wire, _| {
+        let (_, accept) = asked(&mut wire);
+        wire.send(switching(&accept));
+        assert_eq!(wire.read_to_close(), b"");
+    });
+    let pycket = Pycket::with(&app).config("timeouts.tunnel = '1s'").start();
+    let mut client = Frames::connect(&pycket);
+    client.headers(1, &CONNECT, END_HEADERS);
+    assert_eq!(client.status(1), "200");
+    let line = pycket.access(|line| line["path"] == "/chat");
+    assert_eq!(line["error"], "tunnel_idle");
+    client.is_reset(1);
+
+    let mut wire = Wire::connect(&pycket);
+    wire.send(
+        "GET /one HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    assert_eq!(wire.read_head().status(), 101);
+    assert_eq!(wire.read_to_close(), b"");
+}
