@@ -19,6 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
@@ -376,32 +377,27 @@ async fn drive<H: Handler>(
     // It is looked at what the connection does before anybody waits.
     let mut timer = pin!(sleep_until(Instant::now()));
     let mut finishing: Option<Instant> = None;
-    // Whom the stop and the timer wake. They are asked only as often as is needed to keep that so:
-    // a connection runs several times for each exchange.
+    // Whom the timer wakes. It is asked only as often as is needed to keep that so: a connection runs
+    // several times for each exchange.
     let mut woken: Option<Waker> = None;
     poll_fn(|cx| {
         loop {
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                 return Poll::Ready(ended);
             }
-            let waits = woken.as_ref().is_some_and(|it| it.will_wake(cx.waker()));
             let is_last = finishing.is_none() && gauge.begun() >= shared.limits.requests;
-            let must_stop = finishing.is_none()
-                && if waits {
-                    *shared.stopping.borrow() >= last
-                } else {
-                    stop.as_mut().poll(cx).is_ready()
-                };
-            if is_last || must_stop {
+            if finishing.is_none() && (is_last || stop.as_mut().poll(cx).is_ready()) {
                 finishing = Some(Instant::now());
                 connection.as_mut().finish();
                 continue;
             }
+            let waits = woken.as_ref().is_some_and(|it| it.will_wake(cx.waker()));
             if waits && !timer.is_elapsed() {
                 return Poll::Pending;
             }
             if timer.as_mut().poll(cx).is_pending() {
-                woken = Some(cx.waker().clone());
+                // One that has no budget left was not asked.
+                woken = has_budget_remaining().then(|| cx.waker().clone());
                 return Poll::Pending;
             }
             woken = None;
