@@ -56,7 +56,7 @@ pub(super) fn forwarding(mut section: Section<'_, '_>, listeners: &[Listener]) -
             .any(|tls| tls.client_cert_header),
         interim_responses: section
             .read("interim_responses", parse::boolean)
-            .unwrap_or(false),
+            .unwrap_or(true),
     };
     section.finish();
     forwarding

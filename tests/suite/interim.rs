@@ -2,7 +2,7 @@
 
 use crate::harness::{Address, Gate, Pycket, Upstream, Wire, curl};
 
-const ON: &str = "forwarding.interim_responses = true\nworkers = 1";
+const ONE: &str = "workers = 1";
 const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n";
 const FINAL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -26,7 +26,7 @@ fn hints_arrive_while_the_application_is_still_at_work() {
         wire.send("HTTP/1.1 102 Processing\r\n\r\n");
         wire.send(FINAL);
     });
-    let pycket = Pycket::with(&app).config(ON).start();
+    let pycket = Pycket::with(&app).config(ONE).start();
     let mut wire = Wire::connect(&pycket);
     wire.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
     let hints = wire.read_head();
@@ -41,7 +41,7 @@ fn hints_arrive_while_the_application_is_still_at_work() {
 #[test]
 fn hints_of_each_request_come_before_its_answer() {
     let app = hinting(HINTS);
-    let pycket = Pycket::with(&app).config(ON).start();
+    let pycket = Pycket::with(&app).config(ONE).start();
     let mut wire = Wire::connect(&pycket);
     let request = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
     // Two that are kept alive, and two that are pipelined.
@@ -62,7 +62,7 @@ fn hints_and_the_100_of_the_proxy_do_not_disturb_each_other() {
         assert_eq!(wire.read_exactly(5), b"hello");
         wire.send(FINAL);
     });
-    let pycket = Pycket::with(&app).config(ON).start();
+    let pycket = Pycket::with(&app).config(ONE).start();
     let mut wire = Wire::connect(&pycket);
     wire.send("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
     let mut statuses = [wire.read_head().status(), wire.read_head().status()];
@@ -87,7 +87,7 @@ fn hints_stand_behind_the_whole_of_a_large_answer_before_them() {
             }
         }
     });
-    let pycket = Pycket::with(&app).config(ON).start();
+    let pycket = Pycket::with(&app).config(ONE).start();
     let mut wire = Wire::connect(&pycket);
     wire.send("GET /large HTTP/1.1\r\nHost: h\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n");
     let large = wire.read_response("GET");
@@ -108,7 +108,7 @@ fn hints_stand_behind_the_whole_of_a_large_answer_before_them() {
 #[test]
 fn curl_reads_them_and_only_by_http_1_1() {
     let app = hinting(HINTS);
-    let pycket = Pycket::with(&app).config(ON).start();
+    let pycket = Pycket::with(&app).config(ONE).start();
     let url = format!("http://{}/", pycket.address());
     for (flag, statuses) in [
         (
@@ -126,9 +126,10 @@ fn curl_reads_them_and_only_by_http_1_1() {
 }
 
 #[test]
-fn without_the_setting_nobody_gets_them() {
+fn they_can_be_switched_off() {
     let app = hinting(HINTS);
-    let pycket = Pycket::with(&app).start();
+    let off = "forwarding.interim_responses = false";
+    let pycket = Pycket::with(&app).config(off).start();
     let mut wire = Wire::connect(&pycket);
     wire.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_eq!(wire.read_head().status(), 200);
@@ -142,7 +143,7 @@ fn what_would_not_pass_of_an_answer_does_not_pass_of_hints() {
          X-Session-Control: destroy\r\nConnection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\n\
          Transfer-Encoding: chunked\r\nContent-Length: 7\r\nSet-Cookie: PYCKET_ID=evil\r\nX-Kept: 1\r\n\r\n",
     );
-    let pycket = Pycket::with(&app).config(ON).start();
+    let pycket = Pycket::with(&app).config(ONE).start();
     let mut wire = Wire::connect(&pycket);
     wire.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
     let hints = wire.read_until("\r\n\r\n");
@@ -160,7 +161,7 @@ fn hints_without_end_are_not_passed_on_without_end() {
         wire.send(HINTS.repeat(1000));
         wire.send(FINAL);
     });
-    let pycket = Pycket::with(&app).config(ON).start();
+    let pycket = Pycket::with(&app).config(ONE).start();
     let mut wire = Wire::connect(&pycket);
     wire.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
     for _ in 0..8 {
@@ -182,7 +183,7 @@ fn hints_go_before_a_change_of_protocol_and_before_a_failure() {
             wire.send("pong");
         }
     });
-    let pycket = Pycket::with(&app).config(ON).start();
+    let pycket = Pycket::with(&app).config(ONE).start();
     let mut wire = Wire::connect(&pycket);
     wire.send(
         "GET /socket HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
