@@ -150,7 +150,7 @@ fn signals_end_here_in_interim_answers_upgrades_trailers_and_failures() {
         assert_nothing_leaks(&passed, answer);
         let text = String::from_utf8(passed).unwrap();
         let is_status = |line: &&str| line.starts_with("HTTP/1.1 ");
-        let last = text.lines().filter(is_status).next_back();
+        let last = text.lines().rfind(is_status);
         let status = last.unwrap_or_default();
         assert!(status.contains(expected), "{answer}: {text}");
     }
