@@ -195,7 +195,8 @@ fn decode_unreserved(path: &str) -> String {
 fn resolve(path: &str, cut: bool, joined: bool) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let mut is_folder = false;
-    for segment in path.split('/').skip(1) {
+    // All begin with a slash by the time they come here; another one would not lose its beginning.
+    for segment in path.strip_prefix('/').unwrap_or(path).split('/') {
         let segment = match segment.split_once(';') {
             Some((name, _parameters)) if cut => name,
             Some(_) | None => segment,
@@ -258,6 +259,7 @@ mod tests {
             ("/../../admin", "/admin"),
             ("/admin/.hidden", "/admin"),
             ("/administer", "/"),
+            ("]/static//x", "/"),
             ("/admin/", "/admin"),
             ("/%", "/"),
             ("/%zz/%4", "/"),
