@@ -7,6 +7,7 @@ mod session;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::EXPECT;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -257,6 +258,7 @@ impl Proxy {
         additions: &mut Option<Fields>,
     ) -> Result<Reply, ProxyError> {
         let framing = Framing::of(&body);
+        let body = RequestBody::new(body, !head.headers.contains_key(EXPECT));
         let takes_interims = head.version == Version::HTTP_11 && peer.interims().is_some();
         let downstream = head.extensions.remove::<OnUpgrade>();
         let inbound = self
@@ -377,11 +379,11 @@ impl Proxy {
 /// The request for the upstream.
 fn outgoing(
     head: Parts,
-    body: Incoming,
+    body: RequestBody,
     trailers: Trailers,
     route: &RouteState,
 ) -> Box<Request<RequestBody>> {
-    let body = RequestBody::new(body, trailers).within(route.body_limits);
+    let body = body.with_trailers(trailers).within(route.body_limits);
     Box::new(Request::from_parts(head, body))
 }
 
