@@ -145,7 +145,8 @@ struct Answer {
     head: http::response::Parts,
     incoming: Incoming,
     outbound: Outbound,
-    /// What follows a change of protocol.
+    /// Whether a change of protocol follows. By HTTP/2, the status does not tell.
+    switches: bool,
     upgrade: OnUpgrade,
 }
 
@@ -357,13 +358,14 @@ impl Proxy {
     ) -> Result<Answer, ResponseError> {
         let upgrade = hyper::upgrade::on(&mut response);
         let (mut head, incoming) = response.into_parts();
+        let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
         let outbound = self
             .forwarder
             .response_head(&mut head, &asked.method, asked.upgrade)?;
         if let Some(challenge) = &asked.challenge {
             challenge.check(&mut head)?;
         }
-        if head.status != StatusCode::SWITCHING_PROTOCOLS {
+        if !switches {
             // Before what keeps answers with sessions private.
             additions::add(&mut head.headers, asked.additions.as_ref());
         }
@@ -371,6 +373,7 @@ impl Proxy {
             head,
             incoming,
             outbound,
+            switches,
             upgrade,
         })
     }
@@ -393,11 +396,10 @@ impl Answer {
             head,
             incoming,
             outbound,
+            switches,
             upgrade,
         } = self;
-        if head.status == StatusCode::SWITCHING_PROTOCOLS
-            && let Some(downstream) = asked.downstream.take()
-        {
+        if switches && let Some(downstream) = asked.downstream.take() {
             return Reply::Tunnel {
                 head,
                 downstream,
