@@ -179,7 +179,9 @@ impl Proxy {
             })
             .collect();
         let names = config.names.clone();
-        let forwarder = Forwarder::new(&config.forwarding, move |name| names.is_reserved(name));
+        let id = config.log.request_id_header.clone();
+        let is_ours = move |name: &_| *name == id || names.is_reserved(name);
+        let forwarder = Forwarder::new(&config.forwarding, is_ours);
         Self {
             config,
             routes,

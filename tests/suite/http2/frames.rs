@@ -86,6 +86,12 @@ impl Frames {
             .is_ok()
     }
 
+    /// Sends a plain request; whether the server took it.
+    pub(crate) fn try_request(&mut self, stream: u32) -> bool {
+        let head = frame(1, END_HEADERS | END_STREAM, stream, &block(&GET));
+        self.wire.try_send(&head).is_ok()
+    }
+
     /// Sends so many requests and resets all of them; whether the server took it.
     pub(crate) fn try_request_and_reset(&mut self, first: u32, count: usize) -> bool {
         let mut bytes = Vec::new();

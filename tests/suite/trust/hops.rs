@@ -4,7 +4,7 @@ use super::{Stand, whole};
 use crate::harness::{AppResponse, Browser, Pycket, Upstream};
 
 /// Header lines of a request; nothing that is `evil` may reach the application.
-const ENDS_HERE: [&str; 24] = [
+const ENDS_HERE: [&str; 26] = [
     "Connection: close, X-Hop\r\nX-Hop: evil",
     "Connection: close,,\t x-HOP ,\r\nX-hop: evil",
     "Connection: close\r\nConnection: X-Hop\r\nX-Hop: evil",
@@ -23,6 +23,8 @@ const ENDS_HERE: [&str; 24] = [
     "Connection: close\r\nProxy-Authenticate: evil",
     "Connection: close\r\nProxy: http://evil",
     "Connection: close\r\nTransfer_Encoding: evil",
+    "Connection: close\r\nContent_Length: evil",
+    "Connection: close\r\nTransfer.Encoding: evil",
     "Connection: close, TE\r\nTE: evil, trailers;q=0.5",
     "Connection: close\r\nTrailer: evil",
     "Connection: close, Upgrade\r\nUpgrade: evil",
