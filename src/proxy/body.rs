@@ -376,7 +376,12 @@ impl http_body::Body for RequestBody {
         };
         sending.is_coming = matches!(frame, Some(Ok(_)));
         let frame = match frame {
-            Some(Ok(frame)) => filter(frame, &sending.trailers),
+            Some(Ok(frame)) => {
+                if frame.is_trailers() {
+                    progress.trailed.store(true, Ordering::Relaxed);
+                }
+                filter(frame, &sending.trailers)
+            }
             Some(Err(error)) => {
                 progress.broken.store(true, Ordering::Relaxed);
                 return Poll::Ready(Some(Err(RequestBodyError::Broken(error))));
@@ -439,6 +444,8 @@ pub struct Progress {
     starved: AtomicBool,
     /// Whether the client broke off.
     broken: AtomicBool,
+    /// Whether it had trailers, of whatever kind.
+    trailed: AtomicBool,
     ended: AtomicBool,
     /// Whether the upstream has answered.
     answered: AtomicBool,
@@ -453,6 +460,7 @@ impl Progress {
             bytes: AtomicU64::new(0),
             starved: AtomicBool::new(false),
             broken: AtomicBool::new(false),
+            trailed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             fault: OnceLock::new(),
@@ -478,6 +486,11 @@ impl Progress {
     /// Whether the client broke off in the middle of it.
     pub fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Relaxed)
+    }
+
+    /// Whether trailers have come behind it, which may have been none that pass.
+    pub fn has_trailed(&self) -> bool {
+        self.trailed.load(Ordering::Relaxed)
     }
 
     /// Whether nothing more of it will be asked for: all has passed, or the upstream closed.

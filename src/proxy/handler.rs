@@ -7,7 +7,7 @@ mod session;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::EXPECT;
+use http::header::{CONNECTION, EXPECT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -96,7 +96,9 @@ impl Handler for Proxy {
         let mut session = None;
         let mut additions = None;
         let exchange = self.exchange(head, body, peer, &mut session, &mut line, &mut additions);
-        match exchange.await {
+        let reply = exchange.await;
+        let is_last = line.request_has_trailed();
+        let mut response = match reply {
             Ok(reply) => reply.finish(line, &self.tasks, self.config.timeouts.tunnel),
             Err(error) => {
                 session::give_back(session, &mut line).await;
@@ -107,7 +109,14 @@ impl Handler for Proxy {
                 line.end(response.status(), &response);
                 response
             }
+        };
+        if is_last {
+            // hyper takes a bare LF in a trailer section for its end, reads on to the next empty line,
+            // and drops what stands between. Whoever sent that may have meant it as a request.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
         }
+        response
     }
 
     fn refuse(&self, request: Request<Incoming>, peer: &Arc<Peer>) -> Response<Body> {

@@ -365,6 +365,30 @@ fn unusual_and_clear_framings_are_written_anew() {
     stand.reads(request, "hello");
 }
 
+/// Trailer sections of which the end is not where everybody would look for it.
+const TRAILERS: [&str; 4] = [
+    "0\r\n\n",
+    "0\r\nX: a\n\n",
+    "0\r\nX: a\n\r\n",
+    "0\r\nX: a\n\nGET /evil HTTP/1.1\r\nHost: h\r\n\r\n",
+];
+
+#[test]
+fn what_stands_behind_a_doubtful_trailer_section_is_not_answered() {
+    let stand = Stand::new("");
+    for end in TRAILERS {
+        let passage = stand.attack(&chunked(&format!("5\r\nhello\r\n{end}")));
+        assert_eq!(passage.status(), 200, "{end:?}: {passage:?}");
+        let answers = passage.answer.matches("HTTP/1.").count();
+        assert_eq!(answers, 1, "{end:?}: {passage:?}");
+        assert!(passage.answer.contains("connection: close"), "{end:?}");
+        let [request] = passage.requests.as_slice() else {
+            panic!("{end:?}: {passage:?}");
+        };
+        assert_eq!(request.body, b"hello", "{end:?}");
+    }
+}
+
 /// Request lines, with what is answered.
 const STARTS: [(&str, u16); 57] = [
     ("GET  / HTTP/1.1", 400),

@@ -115,6 +115,29 @@ fn upgrade_is_passed_on_for_a_plain_websocket_only() {
     }
 }
 
+#[test]
+fn what_follows_a_websocket_that_was_declined_is_a_request() {
+    let stand = Stand::new("");
+    let next = "GET /next HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    for lines in [
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version: 777\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Key: x",
+        "X: y",
+    ] {
+        let passage = stand.send(format!(
+            "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{lines}\r\n\r\n{next}"
+        ));
+        let targets: Vec<_> = passage
+            .requests
+            .iter()
+            .map(|it| it.target.as_str())
+            .collect();
+        assert_eq!(targets, ["/", "/next"], "{lines}: {passage:?}");
+        assert_eq!(passage.answer.matches("HTTP/1.1 200").count(), 2, "{lines}");
+    }
+}
+
 /// Header lines of a response; nothing that is `evil` may reach the browser.
 const RESPONSES: [(&str, &str); 8] = [
     ("X-Hop", "Connection"),
