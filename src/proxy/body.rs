@@ -5,6 +5,7 @@
 //! filter for trailers and the news of the end, with the number of bytes.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -15,7 +16,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Instant;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, timeout};
 
 use crate::proxy::intake::{BodyFault, BodyLimits, Intake};
 use crate::proxy::upstream::Lease;
@@ -254,7 +256,13 @@ struct Sending {
     trailers: Trailers,
     progress: Arc<Progress>,
     intake: Option<Intake>,
+    /// Whether more of it is on its way without being asked for.
+    is_coming: bool,
 }
+
+/// How long the rest of a body that nobody wants is read: in all, and while nothing comes of it.
+const LINGER: Duration = Duration::from_secs(5);
+const LINGER_PAUSE: Duration = Duration::from_secs(2);
 
 /// Why a request's body ends before its end.
 #[derive(Debug, thiserror::Error)]
@@ -267,10 +275,38 @@ pub enum RequestBodyError {
     Fault(#[from] BodyFault),
 }
 
-impl Drop for Sending {
+impl Drop for RequestBody {
     fn drop(&mut self) {
-        self.progress.ended.store(true, Ordering::Relaxed);
+        let Some(sending) = self.0.take() else {
+            return;
+        };
+        sending.progress.ended.store(true, Ordering::Relaxed);
+        if sending.is_coming
+            && !sending.incoming.is_end_stream()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(linger(sending.incoming));
+        }
     }
+}
+
+/// Reads what comes of a body that nobody wants, and drops it, within bounds.
+///
+/// Otherwise the client's connection would be closed, or its stream be reset, while it is sending.
+/// By HTTP/1, what is sent to a socket that is closed resets the connection, and the answer is
+/// lost with it (RFC 9112 section 9.6); by HTTP/2 some clients forget the answer when a reset comes
+/// behind it, although that says `NO_ERROR` (RFC 9113 section 8.1).
+async fn linger(mut incoming: Incoming) {
+    let rest = async {
+        loop {
+            let next = poll_fn(|cx| Pin::new(&mut incoming).poll_frame(cx));
+            let Ok(Some(Ok(_))) = timeout(LINGER_PAUSE, next).await else {
+                return;
+            };
+        }
+    };
+    // What is late makes no difference.
+    timeout(LINGER, rest).await.unwrap_or_default();
 }
 
 impl RequestBody {
@@ -279,17 +315,29 @@ impl RequestBody {
         Self(None)
     }
 
-    /// Streams `incoming`. Of its trailers only `trailers` pass.
-    pub fn new(incoming: Incoming, trailers: Trailers) -> Self {
+    /// Streams `incoming`, without its trailers. `is_coming` says that the client sends it without
+    /// waiting for `100 Continue`. What is left of it when this is dropped is read for a few seconds
+    /// more, so that a client that is still sending gets to read its answer.
+    pub fn new(incoming: Incoming, is_coming: bool) -> Self {
         if incoming.is_end_stream() {
             return Self::empty();
         }
         Self(Some(Sending {
             incoming,
-            trailers,
+            trailers: Trailers::none(),
             progress: Arc::new(Progress::new()),
             intake: None,
+            is_coming,
         }))
+    }
+
+    /// The same, of whose trailers these pass.
+    #[must_use]
+    pub fn with_trailers(mut self, trailers: Trailers) -> Self {
+        if let Some(sending) = &mut self.0 {
+            sending.trailers = trailers;
+        }
+        self
     }
 
     /// The same, held to these bounds.
@@ -326,8 +374,14 @@ impl http_body::Body for RequestBody {
         let Poll::Ready(frame) = polled else {
             return sending.poll_wait(cx).map(|fault| Some(Err(fault.into())));
         };
+        sending.is_coming = matches!(frame, Some(Ok(_)));
         let frame = match frame {
-            Some(Ok(frame)) => filter(frame, &sending.trailers),
+            Some(Ok(frame)) => {
+                if frame.is_trailers() {
+                    progress.trailed.store(true, Ordering::Relaxed);
+                }
+                filter(frame, &sending.trailers)
+            }
             Some(Err(error)) => {
                 progress.broken.store(true, Ordering::Relaxed);
                 return Poll::Ready(Some(Err(RequestBodyError::Broken(error))));
@@ -369,7 +423,9 @@ impl Sending {
         Poll::Ready(self.fails(fault))
     }
 
-    fn fails(&self, fault: BodyFault) -> BodyFault {
+    fn fails(&mut self, fault: BodyFault) -> BodyFault {
+        // One that was waited for is not waited for again.
+        self.is_coming &= fault == BodyFault::TooLarge;
         // There is one only: the body is not asked again.
         self.progress.fault.set(fault).unwrap_or_default();
         fault
@@ -388,6 +444,8 @@ pub struct Progress {
     starved: AtomicBool,
     /// Whether the client broke off.
     broken: AtomicBool,
+    /// Whether it had trailers, of whatever kind.
+    trailed: AtomicBool,
     ended: AtomicBool,
     /// Whether the upstream has answered.
     answered: AtomicBool,
@@ -402,6 +460,7 @@ impl Progress {
             bytes: AtomicU64::new(0),
             starved: AtomicBool::new(false),
             broken: AtomicBool::new(false),
+            trailed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             fault: OnceLock::new(),
@@ -427,6 +486,11 @@ impl Progress {
     /// Whether the client broke off in the middle of it.
     pub fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Relaxed)
+    }
+
+    /// Whether trailers have come behind it, which may have been none that pass.
+    pub fn has_trailed(&self) -> bool {
+        self.trailed.load(Ordering::Relaxed)
     }
 
     /// Whether nothing more of it will be asked for: all has passed, or the upstream closed.

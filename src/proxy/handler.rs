@@ -7,6 +7,7 @@ mod session;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::{CONNECTION, EXPECT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -95,7 +96,9 @@ impl Handler for Proxy {
         let mut session = None;
         let mut additions = None;
         let exchange = self.exchange(head, body, peer, &mut session, &mut line, &mut additions);
-        match exchange.await {
+        let reply = exchange.await;
+        let is_last = line.request_has_trailed();
+        let mut response = match reply {
             Ok(reply) => reply.finish(line, &self.tasks, self.config.timeouts.tunnel),
             Err(error) => {
                 session::give_back(session, &mut line).await;
@@ -106,7 +109,14 @@ impl Handler for Proxy {
                 line.end(response.status(), &response);
                 response
             }
+        };
+        if is_last {
+            // hyper takes a bare LF in a trailer section for its end, reads on to the next empty line,
+            // and drops what stands between. Whoever sent that may have meant it as a request.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
         }
+        response
     }
 
     fn refuse(&self, request: Request<Incoming>, peer: &Arc<Peer>) -> Response<Body> {
@@ -178,7 +188,9 @@ impl Proxy {
             })
             .collect();
         let names = config.names.clone();
-        let forwarder = Forwarder::new(&config.forwarding, move |name| names.is_reserved(name));
+        let id = config.log.request_id_header.clone();
+        let is_ours = move |name: &_| *name == id || names.is_reserved(name);
+        let forwarder = Forwarder::new(&config.forwarding, is_ours);
         Self {
             config,
             routes,
@@ -258,6 +270,7 @@ impl Proxy {
         additions: &mut Option<Fields>,
     ) -> Result<Reply, ProxyError> {
         let framing = Framing::of(&body);
+        let body = RequestBody::new(body, !head.headers.contains_key(EXPECT));
         let takes_interims = head.version == Version::HTTP_11 && peer.interims().is_some();
         let downstream = head.extensions.remove::<OnUpgrade>();
         let inbound = self
@@ -380,11 +393,11 @@ impl Proxy {
 /// The request for the upstream.
 fn outgoing(
     head: Parts,
-    body: Incoming,
+    body: RequestBody,
     trailers: Trailers,
     route: &RouteState,
 ) -> Box<Request<RequestBody>> {
-    let body = RequestBody::new(body, trailers).within(route.body_limits);
+    let body = body.with_trailers(trailers).within(route.body_limits);
     Box::new(Request::from_parts(head, body))
 }
 

@@ -107,6 +107,12 @@ impl Line {
         self.request = progress;
     }
 
+    /// Whether trailers have come behind the request body.
+    pub(super) fn request_has_trailed(&self) -> bool {
+        let request = self.request.as_deref();
+        request.is_some_and(Progress::has_trailed)
+    }
+
     /// Says in the log why an exchange failed, whole.
     pub(super) fn failed(&mut self, error: &ProxyError, level: LogLevel) {
         self.record.error = Some(error.word());

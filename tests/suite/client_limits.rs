@@ -48,6 +48,61 @@ fn a_body_that_is_said_to_be_too_large_does_not_reach_the_application() {
     assert_eq!(line["error"], "request_too_large");
 }
 
+// RFC 9112 section 9.6: what is sent to a closed socket resets the connection, and the answer is lost.
+#[test]
+fn a_client_that_sends_all_of_a_refused_body_gets_to_read_the_answer() {
+    let large = vec![b'x'; 8 << 20];
+    let head = |path, length| {
+        format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n")
+    };
+    let app = Upstream::raw(|mut wire, _| {
+        wire.read_until("\r\n\r\n");
+        wire.send("HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno");
+        wire.finish();
+        wire.read_to_close();
+    });
+    let pycket = Pycket::with(&app)
+        .config("limits.max_body = '8MiB'")
+        .start();
+    for (path, length, status) in [
+        ("/by-us", large.len() + 1, 413),
+        ("/by-it", large.len(), 403),
+    ] {
+        let mut wire = Wire::connect(&pycket);
+        wire.send(head(path, length));
+        wire.send(&large);
+        assert_eq!(wire.read_head().status(), status, "{path}");
+    }
+}
+
+// RFC 9113 section 8.1: the answer is whole, and a reset behind it says NO_ERROR. Some clients forget
+// the answer all the same when they have not sent everything (curl 7.88).
+#[test]
+fn a_stream_that_is_refused_is_reset_after_its_answer_and_only_if_its_body_does_not_end() {
+    let app = app();
+    let pycket = Pycket::with(&app)
+        .config("limits.max_body = '100000B'")
+        .start();
+    let post = [&POST[..], &[("content-length", "100001")]].concat();
+    let refused = || {
+        let mut client = Frames::connect(&pycket);
+        client.headers(1, &post, END_HEADERS);
+        assert_eq!(client.status(1), "413");
+        client.ends(1);
+        client
+    };
+    let mut whole = refused();
+    for _ in 0..10 {
+        whole.data(1, &[b'x'; 10_000], false);
+    }
+    whole.data(1, b"x", true);
+    whole.headers(3, &GET, END_HEADERS | END_STREAM);
+    assert_eq!(whole.status(3), "200");
+    assert!(!whole.has_been_reset(1));
+    let no_error = 0;
+    assert_eq!(refused().is_reset(1), no_error);
+}
+
 #[test]
 fn a_body_that_turns_out_to_be_too_large_is_cut_off() {
     // It never has a whole request.

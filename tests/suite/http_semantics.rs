@@ -424,6 +424,14 @@ fn targets_and_hosts_reach_the_application_as_they_were_meant() {
         ),
         ("GET HTTP://other HTTP/1.1\r\nHost: h", "/", "other"),
         ("GET http://other?q HTTP/1.1\r\nHost: h", "/?q", "other"),
+        // No part of a request (RFC 9110 section 4.2.5), and cut off.
+        ("GET /a?b#c HTTP/1.1\r\nHost: h", "/a?b", "h"),
+        ("GET http://other#@evil/ HTTP/1.1\r\nHost: h", "/", "other"),
+        (
+            "GET http://other?@evil/ HTTP/1.1\r\nHost: h",
+            "/?@evil/",
+            "other",
+        ),
         ("OPTIONS * HTTP/1.1\r\nHost: h", "*", "h"),
         ("OPTIONS /a HTTP/1.1\r\nHost: h", "/a", "h"),
         ("PROPFIND /a HTTP/1.1\r\nHost: h", "/a", "h"),
@@ -457,6 +465,8 @@ fn request_heads_have_their_limits() {
         ("50 fields", fields(49), 200),
         ("51 fields", fields(50), 431),
         ("2001 fields", fields(2000), 431),
+        ("20001 fields", fields(20_000), 431),
+        ("a value of 1 MB", value(1_000_000), 431),
     ];
     for (what, rest, status) in &cases {
         let answer = raw(&pycket, format!("GET {rest}"));

@@ -131,6 +131,57 @@ fn first_cookie_that_verifies_counts_and_none_goes_upstream() {
     assert_eq!(checked, 4);
 }
 
+/// `Cookie` lines in which `{}` stands for a cookie that verifies; some frameworks would find it under
+/// its name. Whether the proxy does, and what goes on to the application.
+const LOOKALIKES: [(&str, bool, &[&str]); 16] = [
+    ("PYCKET_ID={}", true, &[]),
+    (";; PYCKET_ID={} ;", true, &[";;"]),
+    ("pycket_id={}", false, &["pycket_id={}"]),
+    ("PYCKET_ID2={}", false, &["PYCKET_ID2={}"]),
+    ("XPYCKET_ID={}", false, &["XPYCKET_ID={}"]),
+    ("PYCKET-ID={}", false, &["PYCKET-ID={}"]),
+    ("PYCKET%5FID={}", false, &["PYCKET%5FID={}"]),
+    ("\"PYCKET_ID\"={}", false, &["\"PYCKET_ID\"={}"]),
+    ("a; \u{a0}PYCKET_ID={}", false, &["a; \u{a0}PYCKET_ID={}"]),
+    ("a; \u{85}PYCKET_ID={}", false, &["a; \u{85}PYCKET_ID={}"]),
+    (
+        "a; \u{2000}PYCKET_ID={}",
+        false,
+        &["a; \u{2000}PYCKET_ID={}"],
+    ),
+    ("PYCKET_ID\u{a0}={}", false, &["PYCKET_ID\u{a0}={}"]),
+    ("a=1, PYCKET_ID={}", false, &["a=1, PYCKET_ID={}"]),
+    ("a=\"; PYCKET_ID={}; b=\"", true, &["a=\"; b=\""]),
+    ("PYCKET_ID={}x", false, &[]),
+    (
+        "$Version=1; PYCKET_ID={}; $Path=/",
+        true,
+        &["$Version=1; $Path=/"],
+    ),
+];
+
+#[test]
+fn a_cookie_is_found_under_its_own_name_only() {
+    let stage = stage("");
+    let mut browser = stage.browser();
+    post(&mut browser, "/", &["X-Session-Set: a=1"]);
+    let good = cookie(&browser);
+    for (line, is_found, rest) in LOOKALIKES {
+        let line = line.replace("{}", &good);
+        let mut client = stage.browser();
+        client.request("GET", "/").header("Cookie", &line).send();
+        let seen = stage.last();
+        let expected = if is_found {
+            json!({"a": "1"})
+        } else {
+            json!({})
+        };
+        assert_eq!(seen.session(), expected, "{line}");
+        let rest: Vec<String> = rest.iter().map(|rest| rest.replace("{}", &good)).collect();
+        assert_eq!(seen.fields.all("Cookie"), rest, "{line}");
+    }
+}
+
 #[test]
 fn other_cookies_pass_byte_for_byte() {
     let stage = stage("");

@@ -2,9 +2,11 @@
 //!
 //! Each module is a table of attacks, with the number of its rows asserted by its type.
 
+mod answers;
 mod forwarding;
 mod framing;
 mod hops;
+mod http2;
 mod paths;
 mod signals;
 mod spoofing;

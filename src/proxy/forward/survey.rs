@@ -3,6 +3,7 @@
 //! Most heads have next to nothing of it. A look-up in a header map costs more than a glance at a
 //! name, so what is not there is not looked up.
 
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName};
 
 use super::client::is_forwarding;
@@ -68,7 +69,9 @@ impl Survey {
             | (b't', 2 | 7 | 17)
             | (b'u', 7) => {
                 self.mark(name);
-                folded(name, is_hop_by_hop)
+                // `Content_Length` is nobody's business but a smuggler's; the proper one stays.
+                name != CONTENT_LENGTH
+                    && folded(name, |name| is_hop_by_hop(name) || name == CONTENT_LENGTH)
             }
             (b'e', 6) => {
                 self.mark(name);
@@ -157,6 +160,7 @@ mod tests {
             assert!(!Survey::default().ends_here(name, Claims::Believed));
             assert!(!Survey::default().ends_here(name, Claims::Pass));
         }
+        assert!(doomed("content_length") && doomed("content.length"));
         for name in ["host", "content-length", "cookie", "expect", "x-request-id"] {
             assert!(!doomed(name), "{name}");
         }

@@ -73,13 +73,16 @@ fn to_origin_form(head: &mut request::Parts) -> Result<(), RequestError> {
     let mut parts = std::mem::take(&mut head.uri).into_parts();
     parts.scheme = None;
     parts.authority = None;
-    let path = parts
-        .path_and_query
-        .unwrap_or_else(|| PathAndQuery::from_static("/"));
+    // What is left of a fragment is an empty path that says it is `/`, and is written as nothing.
+    let path = parts.path_and_query.filter(|path| path.as_str() != "/");
+    let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
     // `http://host?query` has an empty path; what goes upstream must begin with a slash.
     let is_asterisk = path.as_str() == "*" && head.method == Method::OPTIONS;
     parts.path_and_query = Some(if path.as_str().starts_with('/') || is_asterisk {
         path
+    } else if head.version == Version::HTTP_2 {
+        // RFC 9113 section 8.3.1: by HTTP/2 it does so already.
+        return Err(RequestError::Target);
     } else {
         PathAndQuery::try_from(format!("/{}", path.as_str()))
             .map_err(|_invalid| RequestError::Target)?

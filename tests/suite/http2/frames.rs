@@ -25,8 +25,10 @@ pub(crate) struct Frames {
     answered: HashMap<u32, Vec<u8>>,
     /// What of their bodies has come.
     bodies: HashMap<u32, Vec<u8>>,
-    /// Streams that were reset.
-    reset: Vec<u32>,
+    /// Streams whose answers have come as a whole.
+    ended: Vec<u32>,
+    /// Streams that were reset, and by which code.
+    reset: HashMap<u32, u32>,
     /// Whether GOAWAY has come, or the connection has ended.
     gone: bool,
 }
@@ -46,7 +48,8 @@ impl Frames {
             wire,
             answered: HashMap::new(),
             bodies: HashMap::new(),
-            reset: Vec::new(),
+            ended: Vec::new(),
+            reset: HashMap::new(),
             gone: false,
         }
     }
@@ -83,6 +86,12 @@ impl Frames {
             .is_ok()
     }
 
+    /// Sends a plain request; whether the server took it.
+    pub(crate) fn try_request(&mut self, stream: u32) -> bool {
+        let head = frame(1, END_HEADERS | END_STREAM, stream, &block(&GET));
+        self.wire.try_send(&head).is_ok()
+    }
+
     /// Sends so many requests and resets all of them; whether the server took it.
     pub(crate) fn try_request_and_reset(&mut self, first: u32, count: usize) -> bool {
         let mut bytes = Vec::new();
@@ -106,7 +115,10 @@ impl Frames {
             if let Some(block) = self.answered.get(&stream) {
                 return status(block);
             }
-            assert!(!self.reset.contains(&stream), "stream {stream} was reset");
+            assert!(
+                !self.reset.contains_key(&stream),
+                "stream {stream} was reset"
+            );
             self.receive().expect("an answer comes");
         }
     }
@@ -117,7 +129,7 @@ impl Frames {
             if let Some(block) = self.answered.get(&stream) {
                 return status(block) == "400";
             }
-            if self.gone || self.reset.contains(&stream) {
+            if self.gone || self.reset.contains_key(&stream) {
                 return true;
             }
             if self.receive().is_err() {
@@ -137,10 +149,29 @@ impl Frames {
         }
     }
 
-    /// Waits until a stream is reset.
-    pub(crate) fn is_reset(&mut self, stream: u32) {
-        while !self.reset.contains(&stream) {
+    /// Waits until a stream is reset; by which code.
+    pub(crate) fn is_reset(&mut self, stream: u32) -> u32 {
+        loop {
+            if let Some(code) = self.reset.get(&stream) {
+                return *code;
+            }
             self.receive().expect("it is reset");
+        }
+    }
+
+    /// Whether a stream has been reset so far.
+    pub(crate) fn has_been_reset(&self, stream: u32) -> bool {
+        self.reset.contains_key(&stream)
+    }
+
+    /// Waits for the end of an answer's body.
+    pub(crate) fn ends(&mut self, stream: u32) {
+        while !self.ended.contains(&stream) {
+            assert!(
+                !self.reset.contains_key(&stream),
+                "stream {stream} was reset"
+            );
+            self.receive().expect("it ends");
         }
     }
 
@@ -161,10 +192,13 @@ impl Frames {
         let (kind, flags) = (head[3], head[4]);
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
         let payload = self.wire.try_read_exactly(length)?;
+        if kind <= 1 && flags & END_STREAM != 0 {
+            self.ended.push(stream);
+        }
         match kind {
             0 => self.bodies.entry(stream).or_default().extend(payload),
             1 => drop(self.answered.entry(stream).or_insert(payload)),
-            3 => self.reset.push(stream),
+            3 => drop(self.reset.insert(stream, number(&payload))),
             4 if flags & ACK == 0 => drop(self.try_frame(4, ACK, 0, &[])),
             6 if flags & ACK == 0 => drop(self.try_frame(6, ACK, 0, &payload)),
             7 => self.gone = true,
@@ -172,6 +206,11 @@ impl Frames {
         }
         Ok(())
     }
+}
+
+/// Four bytes as a number.
+fn number(bytes: &[u8]) -> u32 {
+    u32::from_be_bytes(bytes.try_into().expect("four bytes"))
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {

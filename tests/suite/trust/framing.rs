@@ -1,6 +1,6 @@
 //! What two servers could read in two ways never reaches the second one.
 
-use super::{Passage, Stand};
+use super::{Passage, Stand, folded};
 
 /// Follows each attack: served only when the end of what came before is beyond doubt.
 const NEXT: &str = "GET /next HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
@@ -39,6 +39,11 @@ impl Stand {
         };
         assert_eq!(request.body, body.as_bytes(), "{text:?}");
         assert_eq!(next.target, "/next", "{text:?}");
+        let names = request.fields.0.iter().map(|(name, _)| folded(name));
+        let framing =
+            |name: &String| ["content-length", "transfer-encoding"].contains(&name.as_str());
+        assert!(names.filter(framing).count() <= 1, "{text:?}: {request:?}");
+        assert_eq!(request.header("Expect"), None, "{text:?}");
         // One framing, in the proxy's own words.
         let length = request.fields.all("Content-Length");
         let coding = request.fields.all("Transfer-Encoding");
@@ -89,7 +94,7 @@ fn transfer_coding_other_than_chunked_is_refused() {
 }
 
 /// Header lines after `Host` that nobody may guess about.
-const LINES: [&str; 36] = [
+const LINES: [&str; 48] = [
     "Content-Length: 5\r\nTransfer-Encoding: chunked",
     "Transfer-Encoding: chunked\r\nContent-Length: 5",
     "Content-Length: 0\r\nTransfer-Encoding: chunked",
@@ -105,6 +110,18 @@ const LINES: [&str; 36] = [
     "Content-Length: 5.0",
     "Content-Length: ",
     "Content-Length: 18446744073709551621",
+    "Content-Length: 5,",
+    "Content-Length: ,5",
+    "Content-Length: 5e0",
+    "Content-Length: 0b101",
+    "Content-Length: '5'",
+    "Content-Length: ++5",
+    "Content-Length: 5\u{b}",
+    "Content-Length: 5\u{a0}",
+    "Content-Length: \u{c}5",
+    "Content-Length\u{b}: 5",
+    "Content-Length: 5\r\n\0: a",
+    "Content-Length: 5\r\nContent-Length: 5\r\nContent-Length: 6",
     "Content-Length: 5\r\nContent-Length: 6",
     "Content-Length: \r\nContent-Length: 5",
     "Content-Length: 5\r\nContent-Length: ",
@@ -138,12 +155,15 @@ fn head_that_could_be_read_in_two_ways_is_refused() {
 
 #[test]
 fn transfer_coding_of_http_1_0_is_refused() {
-    let request = "POST / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
-    Stand::new("").refuses(request, 400);
+    let stand = Stand::new("");
+    for length in ["", "Content-Length: 5\r\n"] {
+        let lines = format!("Host: h\r\n{length}Transfer-Encoding: chunked");
+        stand.refuses(&format!("POST / HTTP/1.0\r\n{lines}\r\n\r\n0\r\n\r\n"), 400);
+    }
 }
 
 /// Chunked bodies that no server should take.
-const CHUNKS: [&str; 20] = [
+const CHUNKS: [&str; 35] = [
     "+5\r\nhello\r\n0\r\n\r\n",
     "-5\r\nhello\r\n0\r\n\r\n",
     "0x5\r\nhello\r\n0\r\n\r\n",
@@ -164,6 +184,21 @@ const CHUNKS: [&str; 20] = [
     "fffffffffffffffff\r\nhello\r\n0\r\n\r\n",
     "0\r\nX : a\r\n\r\n",
     "0\r\nX: a\0\r\n\r\n",
+    "\u{b}5\r\nhello\r\n0\r\n\r\n",
+    "5\u{b}\r\nhello\r\n0\r\n\r\n",
+    "5\0\r\nhello\r\n0\r\n\r\n",
+    "5,5\r\nhello\r\n0\r\n\r\n",
+    "5_0\r\nhello\r\n0\r\n\r\n",
+    "5\r\r;\r\nhello\r\n0\r\n\r\n",
+    "5;a\rb\r\nhello\r\n0\r\n\r\n",
+    "5\r\nhello\r\n\r\n0\r\n\r\n",
+    "5\r\nhello\r\n-0\r\n\r\n",
+    "5\r\nhello\r\n0\n\n",
+    "5\r\nhello\r\n0\r\nX\r\n\r\n",
+    "5\r\nhello\r\n0\r\n: a\r\n\r\n",
+    "5\r\nhello\r\n0\r\nX: a\r\n b\r\n\r\n",
+    "5\r\nhello\r\n0\r\nX: a\rb\r\n\r\n",
+    "\u{ef}\u{bc}\u{95}\r\nhello\r\n0\r\n\r\n",
 ];
 
 #[test]
@@ -172,79 +207,190 @@ fn chunks_that_could_be_read_in_two_ways_are_refused() {
     for body in CHUNKS {
         stand.refuses(&chunked(body), 400);
     }
+    let extension = "x".repeat(20_000);
+    stand.refuses(
+        &chunked(&format!("5;{extension}\r\nhello\r\n0\r\n\r\n")),
+        400,
+    );
+    let fields = "X: a\r\n".repeat(2000);
+    stand.refuses(&chunked(&format!("5\r\nhello\r\n0\r\n{fields}\r\n")), 400);
 }
+
+/// A method, header lines after `Host` that leave no doubt, the bytes of a body, and what it is.
+const CLEAR: [(&str, &str, &str, &str); 30] = [
+    ("POST", "Content-Length: 5", "hello", "hello"),
+    ("POST", "Content-Length:5", "hello", "hello"),
+    ("POST", "Content-Length: \t 5 \t", "hello", "hello"),
+    ("POST", "Content-Length: 0005", "hello", "hello"),
+    ("POST", "Content-Length: 0", "", ""),
+    // RFC 9110 section 8.6: twice the same may be taken for once.
+    (
+        "POST",
+        "Content-Length: 5\r\nContent-Length: 5",
+        "hello",
+        "hello",
+    ),
+    (
+        "POST",
+        "Content-Length: 5\r\nContent_Length: 6",
+        "hello",
+        "hello",
+    ),
+    (
+        "POST",
+        "Content-Length: 5\r\nContent.Length: 6",
+        "hello",
+        "hello",
+    ),
+    (
+        "POST",
+        "Content-Length: 5\r\nTransfer_Encoding: chunked",
+        "hello",
+        "hello",
+    ),
+    (
+        "POST",
+        "Expect: 100-continue\r\nContent-Length: 5",
+        "hello",
+        "hello",
+    ),
+    (
+        "POST",
+        "Expect: 100-continue\r\nExpect: 100-Continue\r\nContent-Length: 5",
+        "hello",
+        "hello",
+    ),
+    (
+        "POST",
+        "Transfer-Encoding: Chunked",
+        "5\r\nhello\r\n0\r\n\r\n",
+        "hello",
+    ),
+    (
+        "POST",
+        "Transfer-Encoding:\t chunked \t",
+        "5\r\nhello\r\n0\r\n\r\n",
+        "hello",
+    ),
+    (
+        "POST",
+        "Transfer-Encoding: chunked",
+        "5;a=b;c\r\nhello\r\n0;d\r\n\r\n",
+        "hello",
+    ),
+    (
+        "POST",
+        "Transfer-Encoding: chunked",
+        "5;a=\0\r\nhello\r\n0\r\n\r\n",
+        "hello",
+    ),
+    (
+        "POST",
+        "Transfer-Encoding: chunked",
+        "5;\u{7f}\r\nhello\r\n0\r\n\r\n",
+        "hello",
+    ),
+    (
+        "POST",
+        "Transfer-Encoding: chunked",
+        "5 \r\nhello\r\n0\r\n\r\n",
+        "hello",
+    ),
+    (
+        "POST",
+        "Transfer-Encoding: chunked",
+        "5\t;a\r\nhello\r\n0\r\n\r\n",
+        "hello",
+    ),
+    (
+        "POST",
+        "Transfer-Encoding: chunked",
+        "00005\r\nhello\r\n000\r\n\r\n",
+        "hello",
+    ),
+    (
+        "POST",
+        "Transfer-Encoding: chunked",
+        "A\r\nhellohello\r\n0\r\n\r\n",
+        "hellohello",
+    ),
+    (
+        "POST",
+        "Transfer-Encoding: chunked",
+        "1\r\nh\r\n4\r\nello\r\n0\r\n\r\n",
+        "hello",
+    ),
+    ("POST", "Transfer-Encoding: chunked", "0\r\n\r\n", ""),
+    ("GET", "Content-Length: 5", "hello", "hello"),
+    ("DELETE", "Content-Length: 5", "hello", "hello"),
+    ("OPTIONS", "Content-Length: 5", "hello", "hello"),
+    ("HEAD", "Content-Length: 5", "hello", "hello"),
+    (
+        "GET",
+        "Transfer-Encoding: chunked",
+        "5\r\nhello\r\n0\r\n\r\n",
+        "hello",
+    ),
+    (
+        "DELETE",
+        "Transfer-Encoding: chunked",
+        "5\r\nhello\r\n0\r\n\r\n",
+        "hello",
+    ),
+    (
+        "OPTIONS",
+        "Transfer-Encoding: chunked",
+        "5\r\nhello\r\n0\r\n\r\n",
+        "hello",
+    ),
+    (
+        "HEAD",
+        "Transfer-Encoding: chunked",
+        "5\r\nhello\r\n0\r\n\r\n",
+        "hello",
+    ),
+];
 
 #[test]
 fn unusual_and_clear_framings_are_written_anew() {
-    let with_body = |method: &str, lines: &str, body: &str| {
-        format!("{method} / HTTP/1.1\r\nHost: h\r\n{lines}\r\n\r\n{body}")
-    };
-    let cases = [
-        (post("Content-Length: 5", "hello"), "hello"),
-        (post("Content-Length:5", "hello"), "hello"),
-        (post("Content-Length: \t 5 \t", "hello"), "hello"),
-        (post("Content-Length: 0005", "hello"), "hello"),
-        (post("Content-Length: 0", ""), ""),
-        (
-            post("Transfer-Encoding: Chunked", "5\r\nhello\r\n0\r\n\r\n"),
-            "hello",
-        ),
-        (
-            post("Transfer-Encoding:\t chunked \t", "5\r\nhello\r\n0\r\n\r\n"),
-            "hello",
-        ),
-        (chunked("5;a=b;c\r\nhello\r\n0;d\r\n\r\n"), "hello"),
-        (chunked("00005\r\nhello\r\n000\r\n\r\n"), "hello"),
-        (chunked("A\r\nhellohello\r\n0\r\n\r\n"), "hellohello"),
-        (chunked("1\r\nh\r\n4\r\nello\r\n0\r\n\r\n"), "hello"),
-        (chunked("0\r\n\r\n"), ""),
-        (with_body("GET", "Content-Length: 5", "hello"), "hello"),
-        (with_body("DELETE", "Content-Length: 5", "hello"), "hello"),
-        (with_body("OPTIONS", "Content-Length: 5", "hello"), "hello"),
-        (with_body("HEAD", "Content-Length: 5", "hello"), "hello"),
-        (
-            with_body(
-                "DELETE",
-                "Transfer-Encoding: chunked",
-                "5\r\nhello\r\n0\r\n\r\n",
-            ),
-            "hello",
-        ),
-        (
-            with_body(
-                "OPTIONS",
-                "Transfer-Encoding: chunked",
-                "5\r\nhello\r\n0\r\n\r\n",
-            ),
-            "hello",
-        ),
-        (
-            with_body(
-                "GET",
-                "Transfer-Encoding: chunked",
-                "5\r\nhello\r\n0\r\n\r\n",
-            ),
-            "hello",
-        ),
-        // RFC 9112 section 2.2: an empty line before a request, and a bare LF, may be taken.
-        (
-            format!("\r\n{}", post("Content-Length: 5", "hello")),
-            "hello",
-        ),
-        (
-            "POST / HTTP/1.1\nHost: h\nContent-Length: 5\n\nhello".to_owned(),
-            "hello",
-        ),
-    ];
     let stand = Stand::new("");
-    for (request, body) in &cases {
-        stand.reads(request, body);
+    for (method, lines, bytes, body) in CLEAR {
+        let request = format!("{method} / HTTP/1.1\r\nHost: h\r\n{lines}\r\n\r\n{bytes}");
+        stand.reads(&request, body);
     }
-    assert_eq!(cases.len(), 21);
+    // RFC 9112 section 2.2: an empty line before a request, and a bare LF, may be taken.
+    let request = post("Content-Length: 5", "hello");
+    stand.reads(&format!("\r\n{request}"), "hello");
+    let request = "POST / HTTP/1.1\nHost: h\nContent-Length: 5\n\nhello";
+    stand.reads(request, "hello");
+}
+
+/// Trailer sections of which the end is not where everybody would look for it.
+const TRAILERS: [&str; 4] = [
+    "0\r\n\n",
+    "0\r\nX: a\n\n",
+    "0\r\nX: a\n\r\n",
+    "0\r\nX: a\n\nGET /evil HTTP/1.1\r\nHost: h\r\n\r\n",
+];
+
+#[test]
+fn what_stands_behind_a_doubtful_trailer_section_is_not_answered() {
+    let stand = Stand::new("");
+    for end in TRAILERS {
+        let passage = stand.attack(&chunked(&format!("5\r\nhello\r\n{end}")));
+        assert_eq!(passage.status(), 200, "{end:?}: {passage:?}");
+        let answers = passage.answer.matches("HTTP/1.").count();
+        assert_eq!(answers, 1, "{end:?}: {passage:?}");
+        assert!(passage.answer.contains("connection: close"), "{end:?}");
+        let [request] = passage.requests.as_slice() else {
+            panic!("{end:?}: {passage:?}");
+        };
+        assert_eq!(request.body, b"hello", "{end:?}");
+    }
 }
 
 /// Request lines, with what is answered.
-const STARTS: [(&str, u16); 25] = [
+const STARTS: [(&str, u16); 57] = [
     ("GET  / HTTP/1.1", 400),
     ("GET\t/ HTTP/1.1", 400),
     ("GET /\tHTTP/1.1", 400),
@@ -268,6 +414,38 @@ const STARTS: [(&str, u16); 25] = [
     ("GET http://a%00b/ HTTP/1.1", 400),
     ("GET /a\0b HTTP/1.1", 400),
     ("GET /a\rb HTTP/1.1", 400),
+    ("GET # HTTP/1.1", 400),
+    ("GET ? HTTP/1.1", 400),
+    ("GET /a\u{1}b HTTP/1.1", 400),
+    ("GET /a\u{b}b HTTP/1.1", 400),
+    ("GET /a\u{7f}b HTTP/1.1", 400),
+    ("GET /\u{e9} HTTP/1.1", 400),
+    ("GET /\u{a0} HTTP/1.1", 400),
+    ("GET /<a> HTTP/1.1", 400),
+    ("GET http://h:80:80/ HTTP/1.1", 400),
+    ("GET http://h\\@evil/ HTTP/1.1", 400),
+    ("GET ws://h/x HTTP/1.1", 400),
+    ("GET javascript:x HTTP/1.1", 400),
+    ("GET file:///etc/passwd HTTP/1.1", 400),
+    ("POST * HTTP/1.1", 400),
+    ("OPTIONS ** HTTP/1.1", 400),
+    ("OPTIONS *x HTTP/1.1", 400),
+    ("GET / HTTP/1.1\0", 400),
+    ("GET / HTTP/1.1 ", 400),
+    ("GET / HTTP/1.10", 400),
+    ("GET / HTTP/01.1", 400),
+    ("GET / HTTP/3", 400),
+    ("GET / HTTP/1.", 400),
+    ("GET / HTTP", 400),
+    ("GET\u{b}/ HTTP/1.1", 400),
+    ("GET\u{a0}/ HTTP/1.1", 400),
+    ("GET\0 / HTTP/1.1", 400),
+    ("G\u{e9}T / HTTP/1.1", 400),
+    ("\u{16}\u{3}\u{1}", 400),
+    ("SSH-2.0-x", 400),
+    ("\r\r\nGET / HTTP/1.1", 400),
+    ("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET / HTTP/1.1", 400),
+    ("CONNECT http://h/ HTTP/1.1", 405),
     ("CONNECT h:80 HTTP/1.1", 405),
     ("CONNECT / HTTP/1.1", 405),
 ];
@@ -278,6 +456,13 @@ fn request_line_that_no_gateway_serves_is_refused() {
     for (start, status) in STARTS {
         stand.refuses(&format!("{start}\r\nHost: h\r\n\r\n"), status);
     }
+    let empty_lines = "\r\n".repeat(20_000);
+    stand.refuses(
+        &format!("{empty_lines}GET / HTTP/1.1\r\nHost: h\r\n\r\n"),
+        431,
+    );
+    stand.refuses("GET / HTTP/1.1\rHost: h\r\r", 400);
+    stand.refuses("GET / HTTP/1.1\r\n X: y\r\nHost: h\r\n\r\n", 400);
 }
 
 /// `Host` lines that name no host, or more than one.

@@ -4,7 +4,7 @@ use super::{Stand, whole};
 use crate::harness::{AppResponse, Browser, Pycket, Upstream};
 
 /// Header lines of a request; nothing that is `evil` may reach the application.
-const ENDS_HERE: [&str; 24] = [
+const ENDS_HERE: [&str; 26] = [
     "Connection: close, X-Hop\r\nX-Hop: evil",
     "Connection: close,,\t x-HOP ,\r\nX-hop: evil",
     "Connection: close\r\nConnection: X-Hop\r\nX-Hop: evil",
@@ -23,6 +23,8 @@ const ENDS_HERE: [&str; 24] = [
     "Connection: close\r\nProxy-Authenticate: evil",
     "Connection: close\r\nProxy: http://evil",
     "Connection: close\r\nTransfer_Encoding: evil",
+    "Connection: close\r\nContent_Length: evil",
+    "Connection: close\r\nTransfer.Encoding: evil",
     "Connection: close, TE\r\nTE: evil, trailers;q=0.5",
     "Connection: close\r\nTrailer: evil",
     "Connection: close, Upgrade\r\nUpgrade: evil",
@@ -110,6 +112,29 @@ fn upgrade_is_passed_on_for_a_plain_websocket_only() {
         assert_eq!(passage.requests.len(), 1, "{bytes}");
         let upgrade = passage.requests[0].header("Upgrade");
         assert_eq!(upgrade, passes.then_some("websocket"), "{bytes}");
+    }
+}
+
+#[test]
+fn what_follows_a_websocket_that_was_declined_is_a_request() {
+    let stand = Stand::new("");
+    let next = "GET /next HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    for lines in [
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version: 777\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Key: x",
+        "X: y",
+    ] {
+        let passage = stand.send(format!(
+            "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{lines}\r\n\r\n{next}"
+        ));
+        let targets: Vec<_> = passage
+            .requests
+            .iter()
+            .map(|it| it.target.as_str())
+            .collect();
+        assert_eq!(targets, ["/", "/next"], "{lines}: {passage:?}");
+        assert_eq!(passage.answer.matches("HTTP/1.1 200").count(), 2, "{lines}");
     }
 }
 
