@@ -77,6 +77,12 @@ async fn bench() -> Outcome<ExitCode> {
     let rounds = arguments.number("--rounds", 125)?;
     let only = arguments.value("--only");
     arguments.end(USAGE)?;
+    let is_meant = |scenario: &&Scenario| only.as_deref().is_none_or(|only| only == scenario.name);
+    let scenarios: Vec<&Scenario> = SCENARIOS.iter().filter(is_meant).collect();
+    if scenarios.is_empty() {
+        let names = SCENARIOS.map(|scenario| scenario.name).join(", ");
+        return Err(format!("--only is one of {names}").into());
+    }
 
     let bench = Bench {
         program,
@@ -88,10 +94,7 @@ async fn bench() -> Outcome<ExitCode> {
     let mut table = Table::read()?;
     let mut is_worse = false;
     say("scenario         instructions  spread  accepted  difference")?;
-    for scenario in &SCENARIOS {
-        if only.as_deref().is_some_and(|only| only != scenario.name) {
-            continue;
-        }
+    for scenario in scenarios {
         let (one, other) = (
             bench.measure(scenario).await?,
             bench.measure(scenario).await?,
