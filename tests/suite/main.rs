@@ -112,3 +112,4 @@ mod upstream_http2;
 mod upstream_names;
 #[cfg(test)]
 mod upstream_tls;
+mod websocket;

@@ -10,7 +10,7 @@ use crate::harness::{Address, Browser, Builder, Process, Pycket, Response};
 use crate::tls::Authority;
 
 /// A program of `tests/python`.
-fn python(script: &str) -> Command {
+pub(crate) fn python(script: &str) -> Command {
     let root = env!("CARGO_MANIFEST_DIR");
     let mut command = Command::new(format!("{root}/target/python/bin/python"));
     command.arg(format!("{root}/tests/python/{script}"));
