@@ -498,8 +498,12 @@ pub struct Timeouts {
     pub upstream_connect: Duration,
     /// From the whole request sent to the upstream's response head, where a route says nothing else.
     pub upstream_response: Duration,
+    /// How long nothing may come of an answer's body while its client would take more.
+    pub upstream_body: Duration,
     /// How long an unused connection to the upstream is kept.
     pub upstream_idle: Duration,
+    /// From the head of a request to the end of its answer; `None` is for ever.
+    pub exchange: Option<Duration>,
     /// How long nothing may move in a tunnel, in either direction.
     pub tunnel: Duration,
     /// From the signal to stop to cutting off what has not finished.

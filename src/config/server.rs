@@ -190,7 +190,15 @@ pub(super) fn timeouts(mut section: Section<'_, '_>) -> Timeouts {
         client_ping: read("client_ping", Duration::ZERO, HOUR, 30 * SECOND),
         upstream_connect: read("upstream_connect", SECOND / 100, 10 * MINUTE, 5 * SECOND),
         upstream_response: response.unwrap_or(60 * SECOND),
+        upstream_body: read("upstream_body", SECOND, 24 * HOUR, 10 * MINUTE),
         upstream_idle: read("upstream_idle", Duration::ZERO, HOUR, SECOND * 3 / 2),
+        exchange: Some(read(
+            "exchange",
+            Duration::ZERO,
+            30 * 24 * HOUR,
+            Duration::ZERO,
+        ))
+        .filter(|limit| !limit.is_zero()),
         tunnel: read("tunnel", SECOND, 30 * 24 * HOUR, HOUR),
         drain: read("drain", Duration::ZERO, 24 * HOUR, 30 * SECOND),
     };

@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::proxy::intake::{BodyFault, BodyLimits, Intake};
 use crate::proxy::upstream::Lease;
+use crate::proxy::upstream::timer::Timer;
 
 /// The body of a response to the client.
 #[derive(Debug)]
@@ -35,12 +36,12 @@ pub enum Body {
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = ResponseBodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Full(text) if text.is_empty() => Poll::Ready(None),
@@ -73,6 +74,8 @@ pub enum BodyEnd {
     Complete,
     /// The upstream broke off; the client's connection is cut, so that it can tell.
     UpstreamBroke,
+    /// The upstream took too long, with the same consequence.
+    Overdue,
     /// The client went away, or the proxy stopped.
     ClientLeft,
 }
@@ -152,12 +155,42 @@ pub struct UpstreamBody {
     on_end: Option<OnEnd>,
     /// Why it broke off, until the client's connection is told.
     broken: Option<hyper::Error>,
+    pace: Pace,
+    /// When its time is over, while it is waited for.
+    deadline: Option<Instant>,
+    timer: Timer,
+}
+
+/// How long the body of an answer may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// While nothing comes of it.
+    pub pause: Duration,
+    /// In all.
+    pub until: Option<Instant>,
+}
+
+/// Why the body of an answer ends before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ResponseBodyError {
+    /// The upstream broke off.
+    #[error("the upstream broke off its answer")]
+    Broken(#[source] hyper::Error),
+    /// Nothing came of it for too long, or its time was over.
+    #[error("the upstream's answer did not end in time")]
+    Overdue,
 }
 
 impl UpstreamBody {
     /// Streams `incoming`. Of its trailers only `trailers` pass. When it has ended, connection
     /// goes back to its pool if all of it was read, and is closed otherwise; then `on_end` is called.
-    pub fn new(incoming: Incoming, trailers: Trailers, lease: Lease, on_end: OnEnd) -> Self {
+    pub fn new(
+        incoming: Incoming,
+        trailers: Trailers,
+        lease: Lease,
+        pace: Pace,
+        on_end: OnEnd,
+    ) -> Self {
         Self {
             length: incoming.size_hint().exact(),
             incoming,
@@ -166,23 +199,33 @@ impl UpstreamBody {
             lease: Some(lease),
             on_end: Some(on_end),
             broken: None,
+            pace,
+            deadline: None,
+            timer: Timer::default(),
         }
     }
 
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
         if let Some(error) = self.broken.take() {
             self.finish(BodyEnd::UpstreamBroke);
-            return Poll::Ready(Some(Err(error)));
+            return Poll::Ready(Some(Err(ResponseBodyError::Broken(error))));
         }
         let incoming = Pin::new(&mut self.incoming);
         let polled = match &mut self.lease {
             Some(lease) => lease.poll(cx, |cx| incoming.poll_frame(cx)),
             None => incoming.poll_frame(cx),
         };
-        let frame = match ready!(polled) {
+        let Poll::Ready(polled) = polled else {
+            return self.poll_wait(cx);
+        };
+        if self.pace.until.is_some_and(|until| until <= Instant::now()) {
+            return self.overdue();
+        }
+        self.deadline = None;
+        let frame = match polled {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
                 // hyper throws away what it has not written yet when it learns of this. One turn
@@ -203,6 +246,25 @@ impl UpstreamBody {
             self.finish(BodyEnd::Complete);
         }
         Poll::Ready(frame.map(Ok))
+    }
+
+    /// Nothing has come. hyper asks only when the client would take more.
+    fn poll_wait(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
+        let Pace { pause, until } = self.pace;
+        let deadline = *self.deadline.get_or_insert_with(|| {
+            let deadline = Instant::now() + pause;
+            until.map_or(deadline, |until| deadline.min(until))
+        });
+        ready!(self.timer.poll(cx, deadline));
+        self.overdue()
+    }
+
+    fn overdue(&mut self) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
+        self.finish(BodyEnd::Overdue);
+        Poll::Ready(Some(Err(ResponseBodyError::Overdue)))
     }
 
     fn finish(&mut self, end: BodyEnd) {

@@ -13,9 +13,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Ve
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::additions::{self, Additions, Fields};
-use super::body::{Progress, RequestBody, Trailers, UpstreamBody};
+use super::body::{Pace, Progress, RequestBody, Trailers, UpstreamBody};
 use super::forward::{Forwarder, Framing, Inbound, Outbound, ResponseError, Scheme};
 use super::intake::{BodyFault, BodyLimits};
 use super::interim;
@@ -99,7 +100,13 @@ impl Handler for Proxy {
         let reply = exchange.await;
         let is_last = line.request_has_trailed();
         let mut response = match reply {
-            Ok(reply) => reply.finish(line, &self.tasks, self.config.timeouts.tunnel),
+            Ok(reply) => {
+                let pace = Pace {
+                    pause: self.config.timeouts.upstream_body,
+                    until: self.end_of(&line),
+                };
+                reply.finish(line, pace, &self.tasks, self.config.timeouts.tunnel)
+            }
             Err(error) => {
                 session::give_back(session, &mut line).await;
                 let rescue = error.rescue();
@@ -324,6 +331,7 @@ impl Proxy {
         let patience = Patience {
             since: line.last_lap(),
             limit: route.response_timeout,
+            until: self.end_of(line),
         };
         let server = &mut line.record.server;
         let sent = route.upstream.send(request, affinity, patience, server);
@@ -347,6 +355,12 @@ impl Proxy {
 
         // 11. Answer.
         Ok(answer.reply(&mut asked, peer, lease))
+    }
+
+    /// When the exchange has to have ended; `None` where it may take as long as it does.
+    fn end_of(&self, line: &Line) -> Option<Instant> {
+        let limit = self.config.timeouts.exchange?;
+        Some(line.started() + limit)
     }
 
     fn route(&self, inbound: &Inbound, head: &Parts) -> Result<&RouteState, ProxyError> {
@@ -445,7 +459,7 @@ async fn purge(memory: MemoryStore) {
 
 impl Reply {
     /// Makes the response. The line goes with its body, and is written when that has ended.
-    fn finish(self, mut line: Line, tasks: &Tasks, idle: Duration) -> Response<Body> {
+    fn finish(self, mut line: Line, pace: Pace, tasks: &Tasks, idle: Duration) -> Response<Body> {
         match self {
             Self::Stream {
                 head,
@@ -454,7 +468,8 @@ impl Reply {
                 lease,
             } => {
                 line.record.status = head.status;
-                let body = UpstreamBody::new(incoming, outbound.trailers, lease, line.on_end());
+                let (trailers, on_end) = (outbound.trailers, line.on_end());
+                let body = UpstreamBody::new(incoming, trailers, lease, pace, on_end);
                 Response::from_parts(head, Body::Upstream(Box::new(body)))
             }
             Self::Tunnel {

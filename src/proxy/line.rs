@@ -87,6 +87,11 @@ impl Line {
         self.record.store += waited;
     }
 
+    /// When the exchange began.
+    pub(super) fn started(&self) -> Instant {
+        self.started
+    }
+
     /// When the last step ended.
     pub(super) fn last_lap(&self) -> Instant {
         self.lap
@@ -145,6 +150,7 @@ impl Line {
             line.record.error = match delivered.end {
                 BodyEnd::Complete => None,
                 BodyEnd::UpstreamBroke => Some("upstream_broke_off"),
+                BodyEnd::Overdue => Some("upstream_overdue"),
                 BodyEnd::ClientLeft => Some("client_left"),
             };
         })

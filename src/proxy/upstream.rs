@@ -26,7 +26,7 @@ mod names;
 mod pool;
 mod probe;
 mod server;
-mod timer;
+pub(in crate::proxy) mod timer;
 mod tls;
 
 use std::io;
@@ -47,6 +47,8 @@ pub struct Patience {
     pub since: Instant,
     /// How long.
     pub limit: Duration,
+    /// When it is over whatever moves.
+    pub until: Option<Instant>,
 }
 
 impl Patience {

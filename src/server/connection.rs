@@ -33,6 +33,7 @@ use super::streams::{Streams, asked};
 use super::transport::Gauged;
 use super::{Phase, reached};
 use crate::config::Config;
+use crate::proxy::body::ResponseBodyError;
 use crate::proxy::interim::Interims;
 use crate::proxy::tasks::Tasks;
 use crate::proxy::{Body, Handler, Peer};
@@ -498,12 +499,12 @@ struct Counted {
 
 impl http_body::Body for Counted {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = ResponseBodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
         asked(Pin::new(&mut self.body).poll_frame(cx))
     }
 

@@ -12,11 +12,11 @@ use crate::proxy::body::Progress;
 /// A timer that stays set from one wait to the next. To set one and to take it back costs each
 /// exchange more than to be woken in vain now and then.
 #[derive(Debug, Default)]
-pub(super) struct Timer(Option<Pin<Box<Sleep>>>);
+pub(in crate::proxy) struct Timer(Option<Pin<Box<Sleep>>>);
 
 impl Timer {
     /// Whether the deadline has come. If not, the task is woken then, or earlier.
-    fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+    pub(in crate::proxy) fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         let sleep = self
             .0
             .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
@@ -38,10 +38,15 @@ pub(super) async fn in_time<T>(
     exchange: impl Future<Output = T>,
     timer: &mut Timer,
     progress: Option<&Progress>,
-    Patience { since, limit }: Patience,
+    Patience {
+        since,
+        limit,
+        until,
+    }: Patience,
 ) -> Result<T, UpstreamError> {
     let mut exchange = pin!(exchange);
-    let mut deadline = since + limit;
+    let by = |deadline: Instant| until.map_or(deadline, |until| deadline.min(until));
+    let mut deadline = by(since + limit);
     poll_fn(|cx| {
         if let Poll::Ready(outcome) = exchange.as_mut().poll(cx) {
             return Poll::Ready(Ok(outcome));
@@ -49,8 +54,8 @@ pub(super) async fn in_time<T>(
         loop {
             ready!(timer.poll(cx, deadline));
             match progress {
-                Some(body) if body.last_moved() + limit > deadline => {
-                    deadline = body.last_moved() + limit;
+                Some(body) if by(body.last_moved() + limit) > deadline => {
+                    deadline = by(body.last_moved() + limit);
                 }
                 Some(body) if body.is_starved() => {
                     return Poll::Ready(Err(UpstreamError::RequestStalled));
@@ -75,7 +80,16 @@ mod tests {
         for seconds in [5, 1, 60, 2] {
             let since = Instant::now();
             let limit = Duration::from_secs(seconds);
-            let waiting = in_time(pending::<()>(), &mut timer, None, Patience { since, limit });
+            let waiting = in_time(
+                pending::<()>(),
+                &mut timer,
+                None,
+                Patience {
+                    since,
+                    limit,
+                    until: None,
+                },
+            );
             let outcome = waiting.await;
             assert!(matches!(outcome, Err(UpstreamError::ResponseTimeout)));
             assert_eq!(since.elapsed(), limit);
@@ -83,6 +97,7 @@ mod tests {
             let patience = Patience {
                 since: Instant::now(),
                 limit,
+                until: None,
             };
             let answered = in_time(async { 7 }, &mut timer, None, patience).await;
             assert_eq!(answered.unwrap(), 7);
@@ -95,6 +110,7 @@ mod tests {
         let patience = Patience {
             since: Instant::now(),
             limit: Duration::from_secs(5),
+            until: None,
         };
         let upload = async {
             for _ in 0..4 {

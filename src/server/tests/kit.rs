@@ -12,13 +12,18 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::config::{self, Flags, Sources};
-use crate::proxy::body::{RequestBody, UpstreamBody};
+use crate::proxy::body::{Pace, RequestBody, UpstreamBody};
 use crate::proxy::forward::{Forwarder, Framing};
 use crate::proxy::rescue::ProxyError;
 use crate::proxy::tasks::Tasks;
 use crate::proxy::upstream::{Directory, Group, Patience, Upstreams};
 use crate::proxy::{Body, Peer, tunnel};
 use crate::telemetry::RequestIds;
+
+const PACE: Pace = Pace {
+    pause: Duration::from_mins(1),
+    until: None,
+};
 
 /// No test lets a tunnel be silent for so long.
 const IDLE: Duration = Duration::from_hours(1);
@@ -65,6 +70,7 @@ impl Forward {
         let patience = Patience {
             since: Instant::now(),
             limit: self.response_timeout,
+            until: None,
         };
         let request = Box::new(request);
         let sent = self.upstream.send(request, None, patience, &mut None).await;
@@ -80,7 +86,7 @@ impl Forward {
             tunnel::join(downstream, upstream, peer, lease, &self.tasks, IDLE, drop);
             return Ok(Response::from_parts(head, Body::Empty));
         }
-        let body = UpstreamBody::new(body, outbound.trailers, lease, Box::new(drop));
+        let body = UpstreamBody::new(body, outbound.trailers, lease, PACE, Box::new(drop));
         Ok(Response::from_parts(head, Body::Upstream(Box::new(body))))
     }
 }

@@ -1,7 +1,7 @@
 //! The application can't be reached, is too slow, breaks off, or answers what is no answer.
 
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -252,6 +252,55 @@ fn client_can_tell_that_a_body_is_not_whole() {
         checked += 1;
     }
     assert_eq!(checked, 4);
+}
+
+#[test]
+fn an_answer_that_does_not_go_on_is_cut_off() {
+    let app = Upstream::raw(|mut wire, _| {
+        wire.read_request();
+        wire.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello");
+        // Until the proxy closes it.
+        wire.read_to_close();
+    });
+    let config = "timeouts.upstream_body = '1s'";
+    let pycket = Pycket::with(&app).config(config).start();
+    let (response, waited) = timed(|| Browser::at(&pycket).get("/silent"));
+    assert_eq!(response.cut_body(), Some(&b"hello"[..]));
+    assert!(waited >= Duration::from_secs(1) && waited < Duration::from_secs(1) + MARGIN);
+    assert_eq!(error_word(&pycket, "/silent"), "upstream_overdue");
+}
+
+#[test]
+fn an_exchange_ends_with_its_time_although_its_answer_goes_on() {
+    const LIMIT: Duration = Duration::from_secs(1);
+    let (go, going) = mpsc::channel();
+    let going = Mutex::new(going);
+    let app = Upstream::raw(move |mut wire, _| {
+        if wire.read_request().target == "/headless" {
+            wire.read_to_close();
+            return;
+        }
+        wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let going = going.lock().unwrap();
+        while going.recv().is_ok() && wire.try_send(b"1\r\nx\r\n").is_ok() {}
+    });
+    let pycket = Pycket::with(&app)
+        .config("timeouts.exchange = '1s'")
+        .start();
+    let mut wire = Wire::connect(&pycket);
+    wire.send("GET /endless HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(wire.read_head().status(), 200);
+    let ((), waited) = timed(|| {
+        // The next part is sent when this one has come.
+        while go.send(()).is_ok() && wire.try_read_exactly(6).is_ok() {}
+    });
+    assert!(waited < LIMIT + MARGIN, "{waited:?}");
+    assert_eq!(error_word(&pycket, "/endless"), "upstream_overdue");
+    // Sooner than `upstream_response`.
+    let (response, waited) = timed(|| Browser::at(&pycket).get("/headless"));
+    assert_eq!(response.status, 504);
+    assert!(waited >= LIMIT && waited < LIMIT + MARGIN, "{waited:?}");
+    assert_eq!(error_word(&pycket, "/headless"), "upstream_timeout");
 }
 
 #[test]

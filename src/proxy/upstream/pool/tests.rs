@@ -9,7 +9,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::*;
 use crate::config::Address;
-use crate::proxy::body::{Body, BodyEnd, Trailers, UpstreamBody};
+use crate::proxy::body::{Body, BodyEnd, Pace, Trailers, UpstreamBody};
+
+const PACE: Pace = Pace {
+    pause: Duration::from_mins(1),
+    until: None,
+};
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -39,6 +44,7 @@ fn within(limit: Duration) -> Patience {
     Patience {
         since: Instant::now(),
         limit,
+        until: None,
     }
 }
 
@@ -58,7 +64,7 @@ async fn exchange_within(pool: &Arc<Pool>, limit: Duration) -> Result<String, Up
     let (response, lease) = sent.map_err(|failed| failed.error)?;
     let (ended, end) = oneshot::channel();
     let on_end = Box::new(|delivered| ended.send(delivered).unwrap());
-    let body = UpstreamBody::new(response.into_body(), Trailers::none(), lease, on_end);
+    let body = UpstreamBody::new(response.into_body(), Trailers::none(), lease, PACE, on_end);
     let body = Body::Upstream(Box::new(body))
         .collect()
         .await
