@@ -6,6 +6,7 @@
 //! leaves when the loop has run what was ready.
 
 use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -15,6 +16,7 @@ use fred::clients::Client;
 use fred::error::{Error, ErrorKind};
 use fred::interfaces::KeysInterface;
 use fred::types::{Key as RedisKey, Value};
+use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -65,16 +67,24 @@ impl Loads {
     /// Sends loads, for ever, and waits for each answer for so long; to be run as one task, which
     /// costs less than one for each command.
     pub(super) async fn send(self, client: Client, limit: Duration) {
+        self.send_by(|batch| ask(client.clone(), batch, limit))
+            .await;
+    }
+
+    /// Has each command's loads asked for by `ask`. One that panics fails its own loads: nobody else
+    /// would send those that come later, and they would wait for ever.
+    async fn send_by<F: Future<Output = ()>>(self, ask: impl Fn(Vec<Waiting>) -> F) {
         let mut asking = FuturesUnordered::new();
         poll_fn(|cx| {
             loop {
                 while let Some(batch) = self.next(cx) {
                     // Boxed, since the driver's future has kilobytes, and would be moved twice more.
-                    asking.push(Box::pin(ask(client.clone(), batch, limit)));
+                    asking.push(Box::pin(AssertUnwindSafe(ask(batch)).catch_unwind()));
                 }
                 // What is pushed is only sent when it is polled. None is no end here.
                 match asking.poll_next_unpin(cx) {
-                    Poll::Ready(Some(())) => {}
+                    // What went wrong has been reported where it did.
+                    Poll::Ready(Some(Ok(()) | Err(_))) => {}
                     Poll::Ready(None) | Poll::Pending => return Poll::<()>::Pending,
                 }
             }
@@ -146,5 +156,27 @@ async fn in_time(
     match timeout(limit, asking).await {
         Ok(answer) => answer,
         Err(_elapsed) => Err(Error::new(ErrorKind::Timeout, "no answer in time")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_command_that_panics_fails_its_own_loads_and_no_later_ones() {
+        let loads = Loads::default();
+        let sending = tokio::spawn(loads.clone().send_by(|batch| async move {
+            for Waiting { key, answer } in batch {
+                assert_ne!(key.as_str(), Some("bad"), "as the driver might");
+                answer.send(Ok(Value::Integer(1))).unwrap();
+            }
+        }));
+        let failed = loads.get(RedisKey::from_static_str("bad")).await;
+        assert_eq!(failed.unwrap_err().kind(), &ErrorKind::Canceled);
+        let later = loads.get(RedisKey::from_static_str("good"));
+        let answered = timeout(Duration::from_secs(10), later).await;
+        assert_eq!(answered.unwrap().unwrap(), Value::Integer(1));
+        sending.abort();
     }
 }
