@@ -24,7 +24,8 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::config::{Format, Storage};
 use crate::session::{Session, SessionId};
-use crate::store::{MemoryStore, Store, StoreError};
+use crate::store::Freshness::{self, Fresh};
+use crate::store::{Shared, Store, StoreError};
 use native::Native;
 use pycket::Pycket;
 
@@ -113,22 +114,22 @@ pub enum Ended {
 }
 
 impl Archive {
-    /// Opens the archive for one worker, on whose runtime its connections then live. `memory` is
-    /// what all workers share when the engine is `memory`.
+    /// Opens the archive for one worker, on whose runtime its connections then live. `shared` is
+    /// what all workers share.
     ///
     /// # Errors
     ///
     /// As [`Store::connect`].
-    pub async fn open(storage: &Storage, memory: &MemoryStore) -> Result<Self, StoreError> {
+    pub async fn open(storage: &Storage, shared: &Shared) -> Result<Self, StoreError> {
         let layout = match &storage.format {
             Format::Native => {
-                let store = Store::connect(storage, memory).await?;
+                let store = Store::connect(storage, shared).await?;
                 Layout::Native(Native::new(store, storage.key_prefix.clone()))
             }
-            Format::Pycket(format) => Layout::Pycket(Pycket::open(storage, format, memory).await?),
+            Format::Pycket(format) => Layout::Pycket(Pycket::open(storage, format, shared).await?),
         };
         let fallback = match &storage.fallback {
-            Some(old) => Some(Arc::new(Box::pin(Self::open(&old.storage, memory)).await?)),
+            Some(old) => Some(Arc::new(Box::pin(Self::open(&old.storage, shared)).await?)),
             None => None,
         };
         let moves = storage.fallback.as_ref().is_some_and(|old| old.moves);
@@ -154,7 +155,7 @@ impl Archive {
 
     /// Loads what is kept under `id`, in one round trip; where it is looked for in the old place,
     /// in another one. Records of more than `max_bytes` are errors. `now` stands in for the times
-    /// that a format does not keep.
+    /// that a format does not keep. What comes from the near cache takes no round trip.
     ///
     /// # Errors
     ///
@@ -164,8 +165,9 @@ impl Archive {
         id: &SessionId,
         max_bytes: usize,
         now: Timestamp,
+        freshness: Freshness,
     ) -> Result<Found, StoreError> {
-        let found = self.load_here(id, max_bytes, now).await?;
+        let found = self.load_here(id, max_bytes, now, freshness).await?;
         match (&found, &self.fallback) {
             (Found::Missing, Some(fallback)) => {
                 Box::pin(self.load_old(id, max_bytes, now, fallback)).await
@@ -183,14 +185,14 @@ impl Archive {
         fallback: &Self,
     ) -> Result<Found, StoreError> {
         // It must be asked: a session that is there and can't be read is not absent.
-        match fallback.load_here(id, max_bytes, now).await? {
+        match fallback.load_here(id, max_bytes, now, Fresh).await? {
             Found::Session(kept) if self.takes(fallback, &kept.session, &kept) => {
                 Ok(Found::Old(kept))
             }
             Found::Session(kept) | Found::Old(kept) => Ok(Found::Session(staying(kept))),
             Found::Moved(to) => Ok(Found::Moved(to)),
             // Another exchange may have moved it between the two looks.
-            Found::Missing => self.load_here(id, max_bytes, now).await,
+            Found::Missing => self.load_here(id, max_bytes, now, Fresh).await,
         }
     }
 
@@ -199,11 +201,12 @@ impl Archive {
         id: &SessionId,
         max_bytes: usize,
         now: Timestamp,
+        freshness: Freshness,
     ) -> Result<Found, StoreError> {
         match &self.layout {
-            Layout::Native(native) => native.load(id, max_bytes).await,
+            Layout::Native(native) => native.load(id, max_bytes, freshness).await,
             // Boxed, so that the other one is not larger for it.
-            Layout::Pycket(pycket) => Box::pin(pycket.load(id, max_bytes, now)).await,
+            Layout::Pycket(pycket) => Box::pin(pycket.load(id, max_bytes, now, freshness)).await,
         }
     }
 
@@ -269,7 +272,7 @@ impl Archive {
             Ok(Ended::Stale) => self.join(id, &old.session, fallback, ttl).await,
             Err(error) => {
                 let now = old.session.created;
-                match fallback.load_here(id, usize::MAX, now).await {
+                match fallback.load_here(id, usize::MAX, now, Fresh).await {
                     Ok(Found::Missing) => Ok(()),
                     Ok(_) => self.join(id, &old.session, fallback, ttl).await,
                     Err(_) => Err(error),
@@ -290,10 +293,10 @@ impl Archive {
         let mut base = base.clone();
         loop {
             let now = base.created;
-            let Found::Session(old) = fallback.load_here(id, usize::MAX, now).await? else {
+            let Found::Session(old) = fallback.load_here(id, usize::MAX, now, Fresh).await? else {
                 return self.delete_here(id).await;
             };
-            let Found::Session(here) = self.load_here(id, usize::MAX, now).await? else {
+            let Found::Session(here) = self.load_here(id, usize::MAX, now, Fresh).await? else {
                 // Its end here has not come to the old place yet.
                 return Ok(());
             };
@@ -533,9 +536,9 @@ mod tests {
     async fn places() -> (Archive, Archive) {
         let old = storage("old:", None);
         let both = storage("new:", Some(old.clone()));
-        let memory = MemoryStore::for_storage(&both);
-        let archive = Archive::open(&both, &memory).await.unwrap();
-        (archive, Archive::open(&old, &memory).await.unwrap())
+        let shared = Shared::for_storage(&both);
+        let archive = Archive::open(&both, &shared).await.unwrap();
+        (archive, Archive::open(&old, &shared).await.unwrap())
     }
 
     fn session(user: &str) -> Session {
@@ -558,7 +561,10 @@ mod tests {
     }
 
     async fn load(archive: &Archive) -> Found {
-        archive.load(&ID, 1 << 20, clock::now()).await.unwrap()
+        archive
+            .load(&ID, 1 << 20, clock::now(), Fresh)
+            .await
+            .unwrap()
     }
 
     async fn found_old(archive: &Archive) -> Kept {

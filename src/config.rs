@@ -6,6 +6,7 @@
 //!
 //! This module reads no file, environment or clock by itself: [`Sources`] carries all of it in.
 
+mod cache;
 mod cookies;
 mod excerpt;
 mod foreign;
@@ -311,7 +312,7 @@ pub enum PythonMemcached {
 }
 
 /// How to reach Redis.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redis {
     /// Host and port, or the path of a unix socket.
     pub address: RedisAddress,
@@ -323,6 +324,17 @@ pub struct Redis {
     pub database: u8,
     /// TLS, for `rediss://`.
     pub tls: Option<RedisTls>,
+    /// Keeps records in the proxy's memory; `None` asks Redis each time.
+    pub near_cache: Option<NearCache>,
+}
+
+/// How records are kept in the proxy's memory, as long as the store does not say that they changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NearCache {
+    /// The most bytes that they take, keys and bookkeeping included.
+    pub max_bytes: usize,
+    /// A record that was asked for longer ago is asked for again.
+    pub max_staleness: Duration,
 }
 
 /// Where Redis listens.

@@ -29,6 +29,8 @@ pub struct SessionPolicy {
     pub on_store_error: OnStoreError,
     /// How long a write is tried before the exchange fails.
     pub commit_timeout: Duration,
+    /// Whether the store is asked each time, also where the near cache has an answer.
+    pub strict: bool,
 }
 
 /// When a session begins.

@@ -30,22 +30,26 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 pub use breaker::Breaker;
 pub use error::{BoxError, StoreError};
 pub use memory::MemoryStore;
 pub use scan::{Left, Page, Scan};
 
-use crate::config::{self, Storage};
+use crate::config::{self, Format, NotificationPlace, Storage};
+use near::{Known, Near, Writing};
 use remote::Fleet;
 
 mod breaker;
 mod error;
 mod memcached;
 mod memory;
+mod near;
 mod redis;
 mod remote;
 mod scan;
+mod shard;
 
 /// Longer lifetimes are cut to this, so that no engine's clock overflows: ten years.
 const MAX_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
@@ -176,12 +180,109 @@ impl fmt::Debug for Version {
     }
 }
 
+/// What the stores of all workers share. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// The records of the memory engine.
+    memory: MemoryStore,
+    /// The near cache of each database.
+    near: Vec<(u8, Near)>,
+    /// Which Redis the near cache is of, and how it is kept.
+    of: Option<config::Redis>,
+}
+
+impl Shared {
+    /// What stores with these settings share. It is empty with an engine that has no use for it.
+    pub fn for_storage(storage: &Storage) -> Self {
+        Self {
+            memory: MemoryStore::for_storage(storage),
+            near: Vec::new(),
+            of: None,
+        }
+        .with_storage(storage)
+    }
+
+    /// The same for stores with other settings. The near cache stays only if it is of the same Redis.
+    #[must_use]
+    pub fn with_storage(&self, storage: &Storage) -> Self {
+        let databases = databases(storage);
+        let of = match &storage.engine {
+            config::Engine::Redis(redis) => redis.near_cache.map(|_| redis.clone()),
+            config::Engine::Memory { .. } | config::Engine::Memcached { .. } => None,
+        };
+        let settings = of.as_ref().and_then(|redis| redis.near_cache);
+        let is_same = of == self.of && databases.iter().eq(self.near.iter().map(|(of, _)| of));
+        let near = match settings {
+            None => Vec::new(),
+            Some(_) if is_same => self.near.clone(),
+            Some(settings) => {
+                let max_bytes = settings.max_bytes / databases.len().max(1);
+                let settings = config::NearCache {
+                    max_bytes,
+                    ..settings
+                };
+                let near = |database| (database, Near::new(settings));
+                databases.into_iter().map(near).collect()
+            }
+        };
+        let memory = self.memory.clone();
+        Self { memory, near, of }
+    }
+
+    /// The same with other records of the memory engine.
+    #[must_use]
+    pub fn with_memory(self, memory: MemoryStore) -> Self {
+        Self { memory, ..self }
+    }
+
+    /// Frees what had expired at `now`; see [`MemoryStore::purge`].
+    pub fn purge(&self, now: Instant) {
+        let _purged = self.memory.purge(now);
+        for (_, near) in &self.near {
+            near.purge(now);
+        }
+    }
+
+    fn near(&self, database: u8) -> Option<Near> {
+        let mut all = self.near.iter();
+        let found = all.find(|(number, _)| *number == database);
+        found.map(|(_, near)| near.clone())
+    }
+}
+
+/// The databases of Redis that sessions are in.
+fn databases(storage: &Storage) -> Vec<u8> {
+    let config::Engine::Redis(redis) = &storage.engine else {
+        return Vec::new();
+    };
+    let mut databases = vec![redis.database];
+    if let Format::Pycket(format) = &storage.format
+        && let NotificationPlace::Database { notifications, .. } = &format.notifications
+    {
+        databases.push(*notifications);
+    }
+    databases
+}
+
+/// How old the answer to a load may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// As old as the near cache allows, if there is one. It is never older than a write through this
+    /// process.
+    Near,
+    /// The store is asked.
+    Fresh,
+}
+
 /// One worker's way to the records, with a [`Breaker`] in front of every server.
 ///
-/// Cheap to clone; clones share connections and breakers. The memory engine's records are shared
-/// by all workers, connections are not.
+/// Cheap to clone; clones share connections and breakers. The memory engine's records and the near
+/// cache are shared by all workers, connections are not.
 #[derive(Clone, Debug)]
-pub struct Store(Engine);
+pub struct Store {
+    engine: Engine,
+    near: Option<Near>,
+}
 
 #[derive(Clone, Debug)]
 enum Engine {
@@ -192,8 +293,7 @@ enum Engine {
 impl Store {
     /// Opens the store for one worker, on whose runtime its connections then live.
     ///
-    /// `memory` is what all workers share when the engine is `memory`; other engines leave it
-    /// alone. A server that is down does not keep the proxy from starting: it is tried again in
+    /// A server that is down does not keep the proxy from starting: it is tried again in
     /// the background, and operations fail until it answers.
     ///
     /// # Errors
@@ -201,10 +301,10 @@ impl Store {
     ///
     /// # Cancel safety
     /// Nothing stays behind when the future is dropped.
-    pub async fn connect(storage: &Storage, memory: &MemoryStore) -> Result<Self, StoreError> {
-        Ok(Self(match &storage.engine {
-            config::Engine::Memory { .. } => Engine::Memory(memory.clone()),
-            config::Engine::Redis(redis) => Engine::Remote(Fleet::redis(storage, redis).await?),
+    pub async fn connect(storage: &Storage, shared: &Shared) -> Result<Self, StoreError> {
+        let engine = match &storage.engine {
+            config::Engine::Memory { .. } => Engine::Memory(shared.memory.clone()),
+            config::Engine::Redis(redis) => return Self::redis(storage, redis, shared).await,
             config::Engine::Memcached {
                 servers,
                 routing,
@@ -215,7 +315,8 @@ impl Store {
                 routing,
                 *max_connections,
             )),
-        }))
+        };
+        Ok(Self { engine, near: None })
     }
 
     /// Opens another database of the same Redis, with a connection and a [`Breaker`] of its own;
@@ -227,7 +328,11 @@ impl Store {
     ///
     /// # Cancel safety
     /// Nothing stays behind when the future is dropped.
-    pub async fn connect_database(storage: &Storage, database: u8) -> Result<Self, StoreError> {
+    pub async fn connect_database(
+        storage: &Storage,
+        database: u8,
+        shared: &Shared,
+    ) -> Result<Self, StoreError> {
         let config::Engine::Redis(redis) = &storage.engine else {
             return Err(StoreError::refused("this engine has no databases"));
         };
@@ -235,17 +340,42 @@ impl Store {
             database,
             ..redis.clone()
         };
-        Ok(Self(Engine::Remote(Fleet::redis(storage, &redis).await?)))
+        Self::redis(storage, &redis, shared).await
+    }
+
+    async fn redis(
+        storage: &Storage,
+        redis: &config::Redis,
+        shared: &Shared,
+    ) -> Result<Self, StoreError> {
+        let near = shared.near(redis.database);
+        let fleet = Fleet::redis(storage, redis, near.clone()).await?;
+        let engine = Engine::Remote(fleet);
+        Ok(Self { engine, near })
     }
 
     /// Loads a record; `None` when it is missing, expired or evicted.
+    ///
+    /// Whatever comes from the near cache may be old: only what is then written decides by its
+    /// version whether it was, and the next look must be a fresh one.
     ///
     /// # Errors
     /// - [`StoreError::Unavailable`], [`StoreError::TimedOut`]: safe to try again.
     /// - [`StoreError::Corrupt`]: the answer is no record; see [`distrust`](Self::distrust).
     /// - [`StoreError::Refused`]: the server does not let us read.
-    pub async fn load(&self, key: &Key) -> Result<Option<Record>, StoreError> {
-        match &self.0 {
+    pub async fn load(
+        &self,
+        key: &Key,
+        freshness: Freshness,
+    ) -> Result<Option<Record>, StoreError> {
+        if let (Freshness::Near, Some(near)) = (freshness, &self.near) {
+            match near.get(key, Instant::now()) {
+                Known::Record(record) => return Ok(Some(record)),
+                Known::Absent => return Ok(None),
+                Known::Nothing => {}
+            }
+        }
+        match &self.engine {
             Engine::Memory(memory) => Ok(memory.load(key)),
             Engine::Remote(fleet) => fleet.load(key).await,
         }
@@ -266,7 +396,8 @@ impl Store {
     ) -> Result<Created, StoreError> {
         check_record(&bytes)?;
         let ttl = check_lifetime(ttl)?;
-        match &self.0 {
+        let _writing = self.writing(key);
+        match &self.engine {
             Engine::Memory(memory) => memory.create(key, &bytes, ttl),
             Engine::Remote(fleet) => fleet.create(key, bytes, ttl).await,
         }
@@ -288,7 +419,8 @@ impl Store {
         if version.key != *key {
             return Ok(Replaced::Stale);
         }
-        match &self.0 {
+        let _writing = self.writing(key);
+        match &self.engine {
             Engine::Memory(memory) => memory.replace(key, version, &bytes, ttl),
             Engine::Remote(fleet) => fleet.replace(key, version, bytes, ttl).await,
         }
@@ -302,7 +434,8 @@ impl Store {
         if version.key != *key {
             return Ok(Replaced::Stale);
         }
-        match &self.0 {
+        let _writing = self.writing(key);
+        match &self.engine {
             Engine::Memory(memory) => Ok(memory.remove(key, version)),
             Engine::Remote(fleet) => fleet.remove(key, version).await,
         }
@@ -313,7 +446,8 @@ impl Store {
     /// # Errors
     /// As [`remove`](Self::remove). Repeating it is always safe.
     pub async fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        match &self.0 {
+        let _writing = self.writing(key);
+        match &self.engine {
             Engine::Memory(memory) => {
                 memory.delete(key);
                 Ok(())
@@ -328,7 +462,7 @@ impl Store {
     /// As [`remove`](Self::remove). Repeating it is always safe.
     pub async fn touch(&self, key: &Key, ttl: Duration) -> Result<bool, StoreError> {
         let ttl = check_lifetime(ttl)?;
-        match &self.0 {
+        match &self.engine {
             Engine::Memory(memory) => Ok(memory.touch(key, ttl)),
             Engine::Remote(fleet) => fleet.touch(key, ttl).await,
         }
@@ -339,7 +473,7 @@ impl Store {
     /// # Errors
     /// What the last server asked failed with.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        match &self.0 {
+        match &self.engine {
             Engine::Memory(_) => Ok(()),
             Engine::Remote(fleet) => fleet.ping().await,
         }
@@ -349,10 +483,15 @@ impl Store {
     /// Answers that are still on their way are lost with them; new connections are opened in the
     /// background or by the next operations.
     pub fn distrust(&self) {
-        match &self.0 {
+        match &self.engine {
             Engine::Memory(_) => {}
             Engine::Remote(fleet) => fleet.distrust(),
         }
+    }
+
+    /// To be held while `key` is written, however that ends.
+    fn writing<'a>(&'a self, key: &'a Key) -> Option<Writing<'a>> {
+        self.near.as_ref().map(|near| near.writing(key))
     }
 }
 

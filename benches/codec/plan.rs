@@ -35,6 +35,7 @@ fn rules() -> SessionPolicy {
         renew_grace: Duration::ZERO,
         on_store_error: OnStoreError::Fail,
         commit_timeout: Duration::from_secs(2),
+        strict: false,
     }
 }
 

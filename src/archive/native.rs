@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Created, Ended, Found, Kept, Replaced};
 use crate::format::{Stored, native};
 use crate::session::{Session, SessionId};
-use crate::store::{self, Key, Store, StoreError, Version};
+use crate::store::{self, Freshness, Key, Store, StoreError, Version};
 
 #[derive(Clone, Debug)]
 pub(super) struct Native {
@@ -23,9 +23,14 @@ impl Native {
         Self { store, prefix }
     }
 
-    pub(super) async fn load(&self, id: &SessionId, max_bytes: usize) -> Result<Found, StoreError> {
+    pub(super) async fn load(
+        &self,
+        id: &SessionId,
+        max_bytes: usize,
+        freshness: Freshness,
+    ) -> Result<Found, StoreError> {
         let key = self.key(id);
-        let Some(record) = self.store.load(&key).await? else {
+        let Some(record) = self.store.load(&key, freshness).await? else {
             return Ok(Found::Missing);
         };
         match native::decode(key.as_bytes(), &record.bytes, max_bytes) {
@@ -81,7 +86,7 @@ impl Native {
     ) -> Result<bool, StoreError> {
         let key = self.key(id);
         let written = native::encode(key.as_bytes(), session);
-        let record = self.store.load(&key).await?;
+        let record = self.store.load(&key, Freshness::Fresh).await?;
         Ok(record.is_some_and(|record| record.bytes == written))
     }
 

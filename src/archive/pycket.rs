@@ -22,7 +22,7 @@ use crate::format::pycket::{
     Change, Notes, Place, PycketError, Records, Rules, annotate, notes_key,
 };
 use crate::session::{Session, SessionId};
-use crate::store::{self, Key, MemoryStore, Record, Store, StoreError, Version};
+use crate::store::{self, Freshness, Key, Record, Shared, Store, StoreError, Version};
 
 #[derive(Clone, Debug)]
 pub(super) struct Pycket {
@@ -47,12 +47,12 @@ impl Pycket {
     pub(super) async fn open(
         storage: &Storage,
         format: &PycketFormat,
-        memory: &MemoryStore,
+        shared: &Shared,
     ) -> Result<Self, StoreError> {
-        let values = Store::connect(storage, memory).await?;
+        let values = Store::connect(storage, shared).await?;
         let (notifications, place) = match &format.notifications {
             NotificationPlace::Database { notifications, .. } => {
-                let store = Store::connect_database(storage, *notifications).await?;
+                let store = Store::connect_database(storage, *notifications, shared).await?;
                 (Some(store), Place::OwnRecord)
             }
             NotificationPlace::SameRecord { names } => {
@@ -76,11 +76,15 @@ impl Pycket {
         id: &SessionId,
         max_bytes: usize,
         now: Timestamp,
+        freshness: Freshness,
     ) -> Result<Found, StoreError> {
         let key = key(id);
         let (values, notifications) = match &self.notifications {
-            None => (self.values.load(&key).await?, None),
-            Some(store) => tokio::try_join!(self.values.load(&key), store.load(&key))?,
+            None => (self.values.load(&key, freshness).await?, None),
+            Some(store) => {
+                let values = self.values.load(&key, freshness);
+                tokio::try_join!(values, store.load(&key, freshness))?
+            }
         };
         if values.is_none() && notifications.is_none() {
             return Ok(Found::Missing);
@@ -92,7 +96,7 @@ impl Pycket {
         let mut session = records.session(&self.rules, id, now);
         let mut notes = None;
         if !session.notifications.is_empty()
-            && let Some(record) = self.side().load(&side_key(id)).await?
+            && let Some(record) = self.side().load(&side_key(id), freshness).await?
         {
             annotate(&mut session, &notes_key(key.as_bytes()), &record.bytes).map_err(|error| {
                 if matches!(&error, PycketError::Notes(error) if error.indicts_connection()) {
@@ -250,7 +254,9 @@ impl Pycket {
         id: &SessionId,
         session: &Session,
     ) -> Result<bool, StoreError> {
-        let found = self.load(id, usize::MAX, session.created).await?;
+        let found = self
+            .load(id, usize::MAX, session.created, Freshness::Fresh)
+            .await?;
         Ok(match found {
             Found::Session(kept) => super::is_same(&kept.session, session),
             Found::Missing | Found::Moved(_) | Found::Old(_) => false,
@@ -305,7 +311,7 @@ impl Pycket {
             // There was none at all: nothing was loaded that could have ended.
             return Ok(true);
         };
-        Ok(other.load(&key(id)).await?.is_some())
+        Ok(other.load(&key(id), Freshness::Fresh).await?.is_some())
     }
 
     pub(super) fn is_writable(&self) -> bool {

@@ -13,6 +13,7 @@ use super::{Archive, Created, Ended, Found, Kept, Layout, Replaced, State};
 use crate::clock::Timestamp;
 use crate::format::pycket::Place;
 use crate::session::{Session, SessionId};
+use crate::store::Freshness::Fresh;
 use crate::store::{Left, Scan, StoreError};
 
 /// How many keys are asked about at once: waiting for each answer would take most of the time.
@@ -232,7 +233,7 @@ impl Archive {
         max_bytes: usize,
         now: Timestamp,
     ) -> Result<Found, StoreError> {
-        self.load_here(id, max_bytes, now).await
+        self.load_here(id, max_bytes, now, Fresh).await
     }
 
     fn parts(&self) -> usize {

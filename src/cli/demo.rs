@@ -16,7 +16,7 @@ use crate::config::{self, Config, Flags, Sources};
 use crate::demo;
 use crate::proxy::upstream::Directory;
 use crate::server::{self, Sockets};
-use crate::store::MemoryStore;
+use crate::store::Shared;
 use crate::telemetry;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -41,8 +41,8 @@ pub(super) fn demo(listen: SocketAddr) -> Result<(), BoxError> {
             }
         })?;
     let config = Arc::new(config);
-    let memory = MemoryStore::for_storage(&config.storage);
-    let make = run::handlers(&config, &memory, &mut Directory::default())?;
+    let shared = Shared::for_storage(&config.storage);
+    let make = run::handlers(&config, &shared, &mut Directory::default())?;
     run::serve(&config, sockets, make, server::on_signals())
 }
 

@@ -16,7 +16,7 @@ use crate::proxy::Worker;
 use crate::proxy::handler::Proxy;
 use crate::proxy::upstream::{Directory, Upstreams, UpstreamsError};
 use crate::server::{self, Order, Sockets};
-use crate::store::{BoxError, MemoryStore};
+use crate::store::{BoxError, Shared};
 use crate::telemetry;
 
 /// A worker's handler, while it is made.
@@ -42,10 +42,10 @@ pub(super) fn run(
     let sockets = Sockets::bind(&config.listeners, config.workers)?;
     announce(&config);
     let config = Arc::new(config);
-    let memory = MemoryStore::for_storage(&config.storage);
+    let shared = Shared::for_storage(&config.storage);
     let mut directory = Directory::default();
-    let make = handlers(&config, &memory, &mut directory)?;
-    let mut operator = Operator::new(Arc::clone(&config), memory, directory, file, load);
+    let make = handlers(&config, &shared, &mut directory)?;
+    let mut operator = Operator::new(Arc::clone(&config), shared, directory, file, load);
     serve(&config, sockets, make, async move || operator.order().await)
 }
 
@@ -64,20 +64,20 @@ pub(super) fn serve(
     Ok(())
 }
 
-/// Makes the handlers of all workers, which have one memory store. What the directory knows of their
+/// Makes the handlers of all workers, which share what stores share. What the directory knows of their
 /// upstreams goes on.
 pub(super) fn handlers(
     config: &Arc<Config>,
-    memory: &MemoryStore,
+    shared: &Shared,
     directory: &mut Directory,
 ) -> Result<Make, UpstreamsError> {
     let upstreams = Upstreams::new(config, directory)?;
-    let (config, memory) = (Arc::clone(config), memory.clone());
+    let (config, shared) = (Arc::clone(config), shared.clone());
     Ok(Box::new(move |worker| {
-        let (config, memory) = (Arc::clone(&config), memory.clone());
+        let (config, shared) = (Arc::clone(&config), shared.clone());
         Box::pin(Proxy::for_worker(
             config,
-            memory,
+            shared,
             Arc::clone(&upstreams),
             worker,
         ))

@@ -9,7 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::{Configuration, Failure, configure};
 use crate::archive::Archive;
 use crate::config::{Config, Engine, Log, LogFormat, LogLevel, RoutePolicy, Storage, place};
-use crate::store::{MemoryStore, StoreError};
+use crate::store::{Shared, StoreError};
 use crate::telemetry;
 
 /// A place of sessions.
@@ -40,8 +40,8 @@ impl Place {
             ..storage.clone()
         };
         // Nothing is kept there.
-        let memory = MemoryStore::for_storage(&storage);
-        match Archive::open(&storage, &memory).await {
+        let shared = Shared::for_storage(&storage);
+        match Archive::open(&storage, &shared).await {
             Ok(archive) => Ok(Self {
                 role,
                 name,

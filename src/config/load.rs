@@ -18,8 +18,8 @@ use super::units::show_duration;
 use super::upstreams::{self, Groups};
 
 use super::{
-    Config, Engine, Format, RoutePolicy, cookies, headers, listeners, policy, response_headers,
-    routes, server, storage,
+    Config, Engine, Format, RoutePolicy, cache, cookies, headers, listeners, policy,
+    response_headers, routes, server, storage,
 };
 use crate::exchange::Consume;
 
@@ -169,7 +169,8 @@ fn read(mut root: Section<'_, '_>, processors: NonZeroUsize) -> Option<Config> {
     let engine = storage::engine(&mut root);
     let workers = server::workers(&mut root, processors);
     let reload = server::reload(&mut root);
-    let storage = storage::read(root.section("storage"), engine, workers);
+    let mut storage = storage::read(root.section("storage"), engine, workers);
+    cache::read(root.section("cache"), engine, &mut storage);
     let is_pycket = matches!(storage.format, Format::Pycket(_));
     let cookie = cookies::read(root.section("cookies"), is_pycket);
     let mut policy = policy::defaults();

@@ -33,6 +33,7 @@ pub(super) fn defaults() -> RoutePolicy {
             renew_grace: Duration::ZERO,
             on_store_error: OnStoreError::Fail,
             commit_timeout: 2 * SECOND,
+            strict: false,
         },
         notifications: NotificationPolicy {
             consume: Consume::Page,
@@ -121,6 +122,10 @@ pub(super) fn session_overrides(section: &mut Section<'_, '_>, policy: &mut Rout
     ]);
     let read = section.read("on_store_error", on_store_error);
     set(&mut policy.session.on_store_error, read);
+    set(
+        &mut policy.session.strict,
+        section.read("strict", parse::boolean),
+    );
 }
 
 /// Reads the keys of `[notifications]` that a route can override.

@@ -63,6 +63,7 @@ pub(super) fn read(
         password: password.map(Secret::new),
         database: database.or(url.database).unwrap_or(0),
         tls: url.tls.then_some(RedisTls { ca_file }),
+        near_cache: None,
     }
 }
 

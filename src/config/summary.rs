@@ -25,6 +25,13 @@ pub fn summary(config: &Config) -> String {
         &format!("{} with {workers}", addresses.join(", ")),
     );
     line("storage", &place(&config.storage));
+    if let Engine::Redis(redis) = &config.storage.engine
+        && let Some(near) = redis.near_cache
+    {
+        let size = show_size(near.max_bytes);
+        let age = show_duration(near.max_staleness);
+        line("cache", &format!("up to {size}, at most {age} old"));
+    }
     if let Some(old) = &config.storage.fallback {
         let stay = if old.moves {
             ""
@@ -184,6 +191,7 @@ fn route(route: &Route, config: &Config) -> String {
         policy.session.on_store_error == OnStoreError::Anonymous,
         "without sessions when the store is down",
     );
+    note(policy.session.strict, "never from the cache");
     note(!policy.contract.signals, "read-only");
     if let Some(names) = &policy.contract.expose {
         let names = count(names.len(), "name");

@@ -32,7 +32,7 @@ use crate::archive::Archive;
 use crate::config::{Config, RouteMatch, RoutePolicy};
 use crate::contract::{self, request, response};
 use crate::cookie;
-use crate::store::{BoxError, MemoryStore};
+use crate::store::{BoxError, Shared};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::{RequestId, RequestIds};
 
@@ -211,7 +211,7 @@ impl Proxy {
         }
     }
 
-    /// Makes a worker's handler, with its own way to the store. `memory` and `upstreams` are shared
+    /// Makes a worker's handler, with its own way to the store. `shared` and `upstreams` are shared
     /// by all workers.
     ///
     /// # Errors
@@ -224,17 +224,17 @@ impl Proxy {
     /// Nothing stays behind.
     pub async fn for_worker(
         config: Arc<Config>,
-        memory: MemoryStore,
+        shared: Shared,
         upstreams: Arc<Upstreams>,
         worker: Worker,
     ) -> Result<Self, BoxError> {
-        let archive = Archive::open(&config.storage, &memory).await?;
+        let archive = Archive::open(&config.storage, &shared).await?;
         let sessions = Sessions::new(archive, config.names.clone(), worker.tasks.clone());
         // One worker looks after what all share.
         let mut background = JoinSet::new();
         if worker.index == 0 {
             upstreams.watch();
-            background.spawn(purge(memory));
+            background.spawn(purge(shared));
         }
         let access = config.log.access.then(|| {
             let log = Arc::new(AccessLog::to_stdout(config.log.format));
@@ -449,11 +449,11 @@ fn challenge(inbound: &Inbound, head: &mut Parts) -> Result<Option<Challenge>, P
 }
 
 /// Frees the memory of sessions that nobody asks for any more.
-async fn purge(memory: MemoryStore) {
+async fn purge(shared: Shared) {
     let mut every_second = tokio::time::interval(Duration::from_secs(1));
     loop {
         let now = every_second.tick().await;
-        memory.purge(now);
+        shared.purge(now);
     }
 }
 

@@ -18,6 +18,7 @@ use crate::contract::Names;
 use crate::contract::response::Signals;
 use crate::exchange::{Carried, CookieChange, Refusal, Visit};
 use crate::session::{Claim, Session, SessionId};
+use crate::store::Freshness::{self, Fresh};
 use crate::store::StoreError;
 use crate::telemetry::access::WriteOutcome;
 use crate::telemetry::chain;
@@ -152,8 +153,8 @@ impl Sessions {
         &self.tasks
     }
 
-    /// Loads the session of `id`: one round trip, or two where it has just moved. `None` when it
-    /// has no record or is past its end at `now`.
+    /// Loads the session of `id`: one round trip, or two where it has just moved, or none where the
+    /// near cache will do. `None` when it has no record or is past its end at `now`.
     ///
     /// # Errors
     ///
@@ -168,13 +169,14 @@ impl Sessions {
         id: &SessionId,
         policy: &RoutePolicy,
         now: Timestamp,
+        freshness: Freshness,
     ) -> Result<Option<Held>, StoreError> {
         let mut id = id.clone();
         let mut moved_over = false;
         // A session that is renewed twice within the grace leads on to a third id.
         for _ in 0..4 {
             let limit = policy.session.limits.max_record_bytes;
-            match self.archive.load(&id, limit, now).await? {
+            match self.archive.load(&id, limit, now, freshness).await? {
                 Found::Session(kept) => {
                     let over = policy.session.lifetimes.is_over(&kept.session, now);
                     let moved = moved_over;
@@ -264,7 +266,7 @@ impl Sessions {
                 return Err(StoreError::TimedOut);
             }
             pause(tries).await;
-            match self.load(&held.id, policy, clock::now()).await? {
+            match self.load(&held.id, policy, clock::now(), Fresh).await? {
                 None => return Ok(None),
                 Some(newer) => held = newer,
             }
@@ -279,7 +281,7 @@ impl Sessions {
 
     /// Frees what `token` holds of the session `id`, as when the client went away.
     pub async fn give_back(self: &Arc<Self>, id: &SessionId, token: u64, policy: Arc<RoutePolicy>) {
-        let Ok(Some(held)) = self.load(id, &policy, clock::now()).await else {
+        let Ok(Some(held)) = self.load(id, &policy, clock::now(), Fresh).await else {
             return; // The claim lapses by itself.
         };
         let open = Open {

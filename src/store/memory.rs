@@ -11,15 +11,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::shard::{MAX_SHARDS, Shard, footprint};
 use super::{Created, Key, Record, Replaced, StoreError, Version};
 use crate::config::{Engine, Storage};
-use shard::{Shard, footprint};
-
-mod shard;
 
 /// Shards are not smaller than this, so that one record can always be a few megabytes.
 const MIN_SHARD_BYTES: usize = 4 * 1024 * 1024;
-const MAX_SHARDS: usize = 16;
 
 /// The records of the memory engine. Cheap to clone; clones share the records.
 #[derive(Clone, Debug)]

@@ -25,15 +25,18 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use super::breaker::Access;
+use super::near::Near;
 use super::{Created, Key, Record, Replaced, StoreError, Version};
 use crate::config::{self, Storage};
 use answer::classify;
 use loads::Loads;
+use tracking::Tracking;
 
 mod answer;
 mod loads;
 mod scan;
 mod settings;
+mod tracking;
 
 /// `KEYS[1]`: the record. `ARGV[1]`: the SHA-1 of the version, in hex. `ARGV[2]` and `ARGV[3]`: the
 /// new bytes and their lifetime in milliseconds; without them the record is deleted.
@@ -63,6 +66,8 @@ pub(super) struct Redis {
     loads: Loads,
     /// The task that sends the loads.
     sender: AbortHandle,
+    /// For the near cache.
+    tracking: Option<Arc<Tracking>>,
     /// Set while a connection that can't be trusted is being replaced.
     distrusted: Arc<AtomicBool>,
     /// The SHA-1 of the script, by which Redis knows it.
@@ -111,11 +116,17 @@ impl Redis {
         storage: &Storage,
         redis: &config::Redis,
         name: &str,
+        near: Option<Near>,
     ) -> Result<Self, StoreError> {
         let client = settings::client(storage, redis)?;
         let mut first_error = client.error_rx();
         let link = Arc::new(Link::default());
         tokio::spawn(watch(&client, Arc::clone(&link), name.to_owned()));
+        let tracking = near.map(|near| Arc::new(Tracking::new(&client, near)));
+        if let Some(tracking) = tracking.clone() {
+            let limit = storage.connect_timeout;
+            tokio::spawn(tracking.follow(client.clone(), name.to_owned(), limit));
+        }
         let loads = Loads::default();
         let sending = loads.clone().send(client.clone(), storage.timeout);
         // Whole before anything is waited for, so that the connection ends with it.
@@ -125,6 +136,7 @@ impl Redis {
             client,
             link,
             loads,
+            tracking,
             distrusted: Arc::new(AtomicBool::new(false)),
             script: sha1_hex(COMPARE_AND_WRITE.as_bytes()),
         };
@@ -141,19 +153,14 @@ impl Redis {
 
     pub(super) async fn load(&self, key: &Key) -> Result<Option<Record>, StoreError> {
         self.client()?;
+        let ticket = self.tracking.as_ref().map(|tracking| tracking.begin(key));
         let answer = self.loads.get(redis_key(key)).await;
         let answer = answer.map_err(|error| self.failure(&error, Access::Read))?;
-        if answer.is_null() {
-            return Ok(None);
+        let bytes = record(answer)?;
+        if let (Some(tracking), Some(ticket)) = (&self.tracking, ticket) {
+            tracking.keep(key, ticket, bytes.as_ref());
         }
-        let is_text = answer.is_string() || answer.is_bytes();
-        let bytes = answer
-            .into_bytes()
-            .filter(|bytes| is_text && !bytes.is_empty());
-        let Some(bytes) = bytes else {
-            return Err(StoreError::corrupt("the answer to GET is no record"));
-        };
-        Ok(Some(Record {
+        Ok(bytes.map(|bytes| Record {
             version: Version::bytes(key, bytes.clone()),
             bytes,
         }))
@@ -226,6 +233,10 @@ impl Redis {
 
     /// Closes the connection, fails what waits on it, and opens another.
     pub(super) fn distrust(&self) {
+        // Also what it answered before.
+        if let Some(tracking) = &self.tracking {
+            tracking.lost();
+        }
         if self.distrusted.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -292,6 +303,20 @@ impl Redis {
             self.link.set(Some(Instant::now()));
         }
         classify(error, access)
+    }
+}
+
+/// The record that `GET` was answered with.
+fn record(answer: Value) -> Result<Option<Bytes>, StoreError> {
+    if answer.is_null() {
+        return Ok(None);
+    }
+    let is_text = answer.is_string() || answer.is_bytes();
+    let bytes = answer.into_bytes();
+    let bytes = bytes.filter(|bytes| is_text && !bytes.is_empty());
+    match bytes {
+        Some(bytes) => Ok(Some(bytes)),
+        None => Err(StoreError::corrupt("the answer to GET is no record")),
     }
 }
 

@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::breaker::{Access, Breaker, Guarded, guarded, guarded_read};
 use super::memcached::Memcached;
+use super::near::Near;
 use super::redis::Redis;
 use super::{Created, Key, Record, Replaced, StoreError, Version};
 use crate::config::{self, PythonMemcached, Routing, Storage};
@@ -47,6 +48,7 @@ impl Fleet {
     pub(super) async fn redis(
         storage: &Storage,
         redis: &config::Redis,
+        near: Option<Near>,
     ) -> Result<Self, StoreError> {
         let mut name = match &redis.address {
             config::RedisAddress::Tcp { host, port } => format!("{host}:{port}"),
@@ -56,7 +58,7 @@ impl Fleet {
             // One server can be two stores, whose messages should differ.
             name = format!("{name} database {}", redis.database);
         }
-        let server = Server::Redis(Redis::connect(storage, redis, &name).await?);
+        let server = Server::Redis(Redis::connect(storage, redis, &name, near).await?);
         Ok(Self {
             first: Arc::new(Remote::new(name, server, storage)),
             others: Arc::new([]),

@@ -50,7 +50,7 @@ impl Store {
     /// [`StoreError::Refused`] with the memory engine, which only its own process can see, and for
     /// a `from` that no scan has given.
     pub fn scan(&self, prefix: &str, from: Option<&str>) -> Result<Scan, StoreError> {
-        let Engine::Remote(fleet) = &self.0 else {
+        let Engine::Remote(fleet) = &self.engine else {
             return Err(StoreError::refused(
                 "sessions in memory are seen by their proxy only",
             ));
@@ -77,7 +77,7 @@ impl Store {
     /// # Errors
     /// As [`load`](Self::load).
     pub async fn left(&self, key: &Key) -> Result<Option<Left>, StoreError> {
-        match &self.0 {
+        match &self.engine {
             Engine::Memory(_) => Err(StoreError::refused(
                 "sessions in memory are seen by their proxy only",
             )),

@@ -49,6 +49,8 @@ mod listeners;
 #[cfg(test)]
 mod migrate;
 #[cfg(test)]
+mod near_cache;
+#[cfg(test)]
 mod neighbours;
 #[cfg(test)]
 mod nginx;

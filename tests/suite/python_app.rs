@@ -142,7 +142,7 @@ impl Shared {
     pub(crate) fn with(store: Store, app: Upstream, config: &str) -> Self {
         let (library, names) = match &store {
             Store::Memory => panic!("nobody shares a proxy's own memory"),
-            Store::Redis(server) => (PythonApp::redis(server), ""),
+            Store::Redis(server) | Store::Near(server) => (PythonApp::redis(server), ""),
             Store::Memcached(server) => (
                 PythonApp::memcached(server),
                 "storage.notification_names = ['flash', 'news']",
@@ -181,7 +181,7 @@ impl Shared {
     pub(crate) fn record(&self, id: &str) -> Option<Vec<u8>> {
         match &self.stage.store {
             Store::Memory => None,
-            Store::Redis(server) => server.get(0, id),
+            Store::Redis(server) | Store::Near(server) => server.get(0, id),
             Store::Memcached(server) => server.get(id).map(|(_flags, bytes)| bytes),
         }
     }
@@ -190,7 +190,7 @@ impl Shared {
     pub(crate) fn put_record(&self, id: &str, bytes: &[u8]) {
         match &self.stage.store {
             Store::Memory => {}
-            Store::Redis(server) => server.set(0, id, bytes),
+            Store::Redis(server) | Store::Near(server) => server.set(0, id, bytes),
             Store::Memcached(server) => server.set(id, 0, bytes),
         }
     }

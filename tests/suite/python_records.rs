@@ -67,7 +67,7 @@ fn new_record_is_in_the_protocol_that_the_settings_say() {
             both.at_proxy(&mut browser, &signals);
             let id = id_in(&cookie(&browser));
             assert_eq!(protocol(&both.record(&id).unwrap()), expected);
-            if let Store::Redis(redis) = &both.stage.store {
+            if let Store::Redis(redis) | Store::Near(redis) = &both.stage.store {
                 assert_eq!(protocol(&redis.get(1, &id).unwrap()), expected);
             }
             browser.go_to(&both.library);
@@ -81,7 +81,7 @@ fn new_record_is_in_the_protocol_that_the_settings_say() {
 fn seconds_left(both: &Shared, id: &str) -> i64 {
     match &both.stage.store {
         Store::Memory => panic!("only the proxy knows"),
-        Store::Redis(server) => number(server, &["TTL", id]),
+        Store::Redis(server) | Store::Near(server) => number(server, &["TTL", id]),
         Store::Memcached(server) => {
             let answer = server.command(&format!("mg {id} t"));
             let seconds = answer.strip_prefix("HD t").map(str::parse);
@@ -94,7 +94,7 @@ fn seconds_left(both: &Shared, id: &str) -> i64 {
 fn expire(both: &Shared, id: &str, seconds: i64) {
     match &both.stage.store {
         Store::Memory => {}
-        Store::Redis(server) => {
+        Store::Redis(server) | Store::Near(server) => {
             assert_eq!(number(server, &["EXPIRE", id, &seconds.to_string()]), 1);
         }
         Store::Memcached(server) => {
@@ -123,7 +123,7 @@ fn session_lives_for_a_day_from_its_last_change() {
 #[test]
 fn notifications_in_redis_live_for_a_day_of_their_own() {
     let both = Shared::on(Store::redis(), "");
-    let Store::Redis(redis) = &both.stage.store else {
+    let (Store::Redis(redis) | Store::Near(redis)) = &both.stage.store else {
         unreachable!("it has just been made");
     };
     let mut browser = both.alice();
@@ -290,7 +290,7 @@ fn nothing_in_a_pickle_is_ever_run() {
 #[test]
 fn one_redis_database_for_both_is_one_record_for_both() {
     let store = Store::redis();
-    let Store::Redis(redis) = &store else {
+    let (Store::Redis(redis) | Store::Near(redis)) = &store else {
         unreachable!("it has just been made");
     };
     let same = json!({"db_sessions": 3, "db_notifications": 3});

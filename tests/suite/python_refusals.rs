@@ -91,7 +91,7 @@ fn record_that_cannot_be_read_is_left_alone_where_the_route_goes_on_without() {
 #[test]
 fn notifications_that_cannot_be_read_are_left_alone_with_the_values() {
     let both = Shared::on(Store::redis(), "");
-    let Store::Redis(redis) = &both.stage.store else {
+    let (Store::Redis(redis) | Store::Near(redis)) = &both.stage.store else {
         unreachable!("it has just been made");
     };
     let mut browser = both.alice();

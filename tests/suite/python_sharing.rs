@@ -296,7 +296,7 @@ fn is_version_1(cookie: &str) -> bool {
 #[test]
 fn cookie_is_signed_as_the_librarys_version_1() {
     let store = Store::redis();
-    let Store::Redis(redis) = &store else {
+    let (Store::Redis(redis) | Store::Near(redis)) = &store else {
         unreachable!("it has just been made");
     };
     let library = PythonApp::redis(redis).cookies(json!({"version": 1}));
@@ -317,7 +317,7 @@ fn cookie_is_signed_as_the_librarys_version_1() {
 #[test]
 fn cookie_of_the_same_version_comes_back() {
     let store = Store::redis();
-    let Store::Redis(redis) = &store else {
+    let (Store::Redis(redis) | Store::Near(redis)) = &store else {
         unreachable!("it has just been made");
     };
     let old = PythonApp::redis(redis).cookies(json!({"version": 1}));

@@ -484,7 +484,7 @@ fn no_log_has_a_secret_a_cookie_an_id_or_a_value() {
         // The store fails in the middle of it.
         match &mut stage.store {
             Store::Memory => {}
-            Store::Redis(server) => RedisServer::kill(server),
+            Store::Redis(server) | Store::Near(server) => RedisServer::kill(server),
             Store::Memcached(server) => MemcachedServer::kill(server),
         }
         post(&mut browser, "/", &["X-Session-Set: user=sessionvalue"]);

@@ -379,7 +379,7 @@ fn busy_session_outlives_its_idle_time_and_ends_at_its_maximum() {
         let at_least = match stage.store {
             // It counts in seconds, and may end a record one of them before its time.
             Store::Memcached(_) => Duration::from_millis(3001),
-            Store::Memory | Store::Redis(_) => Duration::from_millis(3990),
+            Store::Memory | Store::Redis(_) | Store::Near(_) => Duration::from_millis(3990),
         };
         assert!(lived >= at_least, "{lived:?}");
         stage.pycket.access(|line| line["wrote"] == "touched");

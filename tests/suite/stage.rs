@@ -22,6 +22,8 @@ pub(crate) const COOKIE: &str = "PYCKET_ID";
 pub(crate) enum Store {
     Memory,
     Redis(RedisServer),
+    /// Redis, with the near cache before it.
+    Near(RedisServer),
     Memcached(MemcachedServer),
 }
 
@@ -39,8 +41,13 @@ impl Store {
     }
 
     /// One of each kind.
-    pub(crate) fn each() -> [Self; 3] {
-        [Self::Memory, Self::redis(), Self::memcached()]
+    pub(crate) fn each() -> [Self; 4] {
+        [Self::Memory, Self::redis(), Self::near(), Self::memcached()]
+    }
+
+    /// Redis with a near cache that is only ever emptied by what Redis tells.
+    pub(crate) fn near() -> Self {
+        Self::Near(RedisServer::start())
     }
 
     pub(crate) fn memcached() -> Self {
@@ -52,6 +59,7 @@ impl Store {
         match self {
             Self::Memory => "memory",
             Self::Redis(_) => "redis",
+            Self::Near(_) => "redis with the near cache",
             Self::Memcached(_) => "memcached",
         }
     }
@@ -60,7 +68,9 @@ impl Store {
     pub(crate) fn records(&self) -> Option<usize> {
         match self {
             Self::Memory => None,
-            Self::Redis(server) => usize::try_from(number(server, &["DBSIZE"])).ok(),
+            Self::Redis(server) | Self::Near(server) => {
+                usize::try_from(number(server, &["DBSIZE"])).ok()
+            }
             Self::Memcached(server) => Some(items(server)),
         }
     }
@@ -95,6 +105,9 @@ fn items(server: &MemcachedServer) -> usize {
 /// Settings with which no store counts as down because the machine is busy.
 pub(crate) const PATIENCE: &str = "storage.timeout = '10s'\nsession.commit_timeout = '15s'\n";
 
+/// The near cache, without an age that would hide what Redis does not tell.
+pub(crate) const NEAR: &str = "cache.enabled = true\ncache.max_staleness = '1h'\n";
+
 impl Stage {
     /// A stage with the application that [`obedient`] is.
     pub(crate) fn on(store: Store, config: &str) -> Self {
@@ -107,6 +120,7 @@ impl Stage {
         let builder = match &store {
             Store::Memory => builder,
             Store::Redis(server) => builder.config(PATIENCE).redis(server),
+            Store::Near(server) => builder.config(PATIENCE).config(NEAR).redis(server),
             Store::Memcached(server) => builder.config(PATIENCE).memcached(server),
         }
         .config(config);

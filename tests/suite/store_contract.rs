@@ -1,4 +1,4 @@
-//! What holds on every engine, shown on the real servers: one list of facts, seven engines.
+//! What holds on every engine, shown on the real servers: one list of facts, eight engines.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pycket::config::{
-    Engine, Format, PythonMemcached, Redis, RedisAddress, RedisTls, Routing, Storage,
+    Engine, Format, NearCache, PythonMemcached, Redis, RedisAddress, RedisTls, Routing, Storage,
 };
-use pycket::store::{Created, Key, MemoryStore, Replaced, Store, StoreError, Version};
+use pycket::store::{Created, Freshness, Key, Replaced, Shared, Store, StoreError, Version};
 use tokio::task::LocalSet;
 
 use crate::servers::{MemcachedServer, RedisOptions, RedisServer, Reply};
@@ -37,6 +37,7 @@ pub(crate) fn redis(address: RedisAddress) -> Redis {
         password: None,
         database: 0,
         tls: None,
+        near_cache: None,
     }
 }
 
@@ -44,6 +45,14 @@ pub(crate) fn tcp(port: u16) -> RedisAddress {
     RedisAddress::Tcp {
         host: "127.0.0.1".to_owned(),
         port,
+    }
+}
+
+/// So long that what is seen to be new was told by the store.
+pub(crate) fn near_cache() -> NearCache {
+    NearCache {
+        max_bytes: 16 << 20,
+        max_staleness: Duration::from_hours(1),
     }
 }
 
@@ -59,7 +68,10 @@ pub(crate) async fn stored(store: &Store, key: &Key, bytes: &'static [u8]) -> Ve
 }
 
 pub(crate) async fn loaded(store: &Store, key: &Key) -> Option<Bytes> {
-    let record = store.load(key).await.expect("the store answers");
+    let record = store
+        .load(key, Freshness::Near)
+        .await
+        .expect("the store answers");
     record.map(|record| record.bytes)
 }
 
@@ -115,6 +127,16 @@ impl Subject {
         Self::over(engine, Servers::Redis(server)).await
     }
 
+    /// What is loaded comes from the near cache where that will do.
+    async fn redis_near_cache() -> Self {
+        let server = RedisServer::start();
+        let engine = Engine::Redis(Redis {
+            near_cache: Some(near_cache()),
+            ..redis(tcp(server.port()))
+        });
+        Self::over(engine, Servers::Redis(server)).await
+    }
+
     async fn memcached_one() -> Self {
         Self::memcached(1).await
     }
@@ -147,8 +169,8 @@ impl Subject {
 
     async fn over(engine: Engine, servers: Servers) -> Self {
         let storage = storage(engine);
-        let memory = MemoryStore::for_storage(&storage);
-        let store = Store::connect(&storage, &memory).await;
+        let shared = Shared::for_storage(&storage);
+        let store = Store::connect(&storage, &shared).await;
         Self {
             store: store.expect("the settings are right"),
             servers,
@@ -247,12 +269,12 @@ macro_rules! engines {
 }
 
 engines! {
-    memory redis_tcp redis_unix redis_tls memcached_one memcached_three memcached_as_python
+    memory redis_tcp redis_unix redis_tls redis_near_cache memcached_one memcached_three memcached_as_python
 }
 
 #[test]
 fn no_engine_and_no_fact_is_left_out() {
-    assert_eq!((ENGINES.len(), FACTS.len()), (7, 16));
+    assert_eq!((ENGINES.len(), FACTS.len()), (8, 16));
 }
 
 async fn created_record_is_loaded_and_is_not_created_again(subject: Arc<Subject>) {
@@ -267,7 +289,12 @@ async fn created_record_is_loaded_and_is_not_created_again(subject: Arc<Subject>
 async fn replace_acts_only_on_the_version_that_was_loaded(subject: Arc<Subject>) {
     let (store, key) = (&subject.store, key("replace"));
     let first = stored(store, &key, b"one").await;
-    let seen = store.load(&key).await.unwrap().unwrap().version;
+    let seen = store
+        .load(&key, Freshness::Near)
+        .await
+        .unwrap()
+        .unwrap()
+        .version;
     let second = store
         .replace(&key, &seen, Bytes::from_static(b"two"), TTL)
         .await;
@@ -377,7 +404,7 @@ async fn every_byte_survives(subject: Arc<Subject>) {
     let all: Bytes = (0..=255).collect();
     let created = store.create(&key, all.clone(), TTL).await;
     assert!(matches!(created, Ok(Created::Stored(_))));
-    let record = store.load(&key).await.unwrap().unwrap();
+    let record = store.load(&key, Freshness::Near).await.unwrap().unwrap();
     assert_eq!(record.bytes, all);
     let lines = Bytes::from_static(b"\r\nEN\r\n+OK\r\n$-1\r\n\0");
     let next = store
@@ -449,7 +476,7 @@ async fn dropped_operations_break_nothing(subject: Arc<Subject>) {
         let key = key(&format!("dropped-{number}"));
         stored(store, &key, b"one").await;
         // Polled once, which sends it or a part of it, and then dropped.
-        drop(poll_once(store.load(&key)).await);
+        drop(poll_once(store.load(&key, Freshness::Near)).await);
         assert_eq!(loaded(store, &key).await.as_deref(), Some(&b"one"[..]));
     }
 }
@@ -471,7 +498,10 @@ async fn distrusted_connections_are_replaced(subject: Arc<Subject>) {
     stored(store, &key, b"one").await;
     let before = subject.connections();
     store.distrust();
-    eventually("the store answers", async || store.load(&key).await.is_ok()).await;
+    eventually("the store answers", async || {
+        store.load(&key, Freshness::Near).await.is_ok()
+    })
+    .await;
     assert_eq!(loaded(store, &key).await.as_deref(), Some(&b"one"[..]));
     for connection in subject.connections() {
         assert!(!before.contains(&connection), "{connection} is still used");
@@ -482,8 +512,11 @@ async fn distrusted_connections_are_replaced(subject: Arc<Subject>) {
 async fn another_database_is_another_store() {
     let server = RedisServer::start();
     let storage = storage(Engine::Redis(redis(tcp(server.port()))));
-    let first = Store::connect(&storage, &MemoryStore::for_storage(&storage)).await;
-    let (first, second) = (first.unwrap(), Store::connect_database(&storage, 1).await);
+    let first = Store::connect(&storage, &Shared::for_storage(&storage)).await;
+    let (first, second) = (
+        first.unwrap(),
+        Store::connect_database(&storage, 1, &Shared::for_storage(&storage)).await,
+    );
     let second = second.unwrap();
     let key = key("both");
     stored(&first, &key, b"session").await;
@@ -498,7 +531,7 @@ async fn another_database_is_another_store() {
 #[tokio::test]
 async fn other_engines_have_no_databases() {
     let storage = storage(Engine::Memory { max_bytes: 1 << 20 });
-    let opened = Store::connect_database(&storage, 1).await;
+    let opened = Store::connect_database(&storage, 1, &Shared::for_storage(&storage)).await;
     assert!(matches!(opened, Err(StoreError::Refused(_))), "{opened:?}");
 }
 
@@ -547,7 +580,11 @@ async fn parallel_increments_are_all_counted(subject: Arc<Subject>) {
 
 async fn increment(store: Store, key: Key) {
     loop {
-        let record = store.load(&key).await.unwrap().expect("nobody deletes it");
+        let record = store
+            .load(&key, Freshness::Near)
+            .await
+            .unwrap()
+            .expect("nobody deletes it");
         let count: u32 = std::str::from_utf8(&record.bytes).unwrap().parse().unwrap();
         let next = Bytes::from((count + 1).to_string());
         match store.replace(&key, &record.version, next, TTL).await {

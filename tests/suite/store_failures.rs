@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pycket::config::{Engine, Redis, RedisTls, Routing, Secret, Storage};
-use pycket::store::{Created, MemoryStore, Replaced, Store, StoreError};
+use pycket::store::{Created, Freshness, Replaced, Shared, Store, StoreError};
 
 use crate::servers::{MemcachedServer, RedisOptions, RedisServer, Reply};
 use crate::store_contract::{eventually, key, loaded, redis, storage, stored, tcp};
@@ -19,8 +19,8 @@ async fn open(engine: Engine) -> Store {
         breaker_failures: FAILURES,
         ..storage(engine)
     };
-    let memory = MemoryStore::for_storage(&storage);
-    let store = Store::connect(&storage, &memory).await;
+    let shared = Shared::for_storage(&storage);
+    let store = Store::connect(&storage, &shared).await;
     store.expect("the settings are right")
 }
 
@@ -58,7 +58,7 @@ async fn assert_paused_server_is_handled(store: Store, pause: impl Fn(), resume:
         .replace(&key, &version, Bytes::from_static(b"two"), TTL)
         .await;
     assert!(matches!(write, Err(StoreError::Ambiguous(_))), "{write:?}");
-    let read = store.load(&key).await;
+    let read = store.load(&key, Freshness::Near).await;
     assert!(matches!(read, Err(StoreError::TimedOut)), "{read:?}");
     let touch = store.touch(&key, TTL).await;
     assert!(matches!(touch, Err(StoreError::Ambiguous(_))), "{touch:?}");
@@ -67,7 +67,7 @@ async fn assert_paused_server_is_handled(store: Store, pause: impl Fn(), resume:
 
     let start = Instant::now();
     for _ in 0..100 {
-        let known = store.load(&key).await;
+        let known = store.load(&key, Freshness::Near).await;
         assert!(
             matches!(known, Err(StoreError::Unavailable(_))),
             "{known:?}"
@@ -76,7 +76,10 @@ async fn assert_paused_server_is_handled(store: Store, pause: impl Fn(), resume:
     assert!(start.elapsed() < TIMEOUT, "the breaker is open");
 
     resume();
-    eventually("the store answers", async || store.load(&key).await.is_ok()).await;
+    eventually("the store answers", async || {
+        store.load(&key, Freshness::Near).await.is_ok()
+    })
+    .await;
     // It was sent, so it happens when the server goes on.
     eventually("the write happens", async || {
         loaded(&store, &key).await.as_deref() == Some(b"two")
@@ -106,7 +109,7 @@ async fn redis_that_comes_back_is_used_again() {
     server.kill();
     eventually("the store is down", async || {
         matches!(
-            store.load(&key("back")).await,
+            store.load(&key("back"), Freshness::Near).await,
             Err(StoreError::Unavailable(_))
         )
     })
@@ -136,7 +139,7 @@ async fn memcached_that_comes_back_is_used_again() {
     stored(&store, &key("back"), b"one").await;
     server.kill();
     for _ in 0..=FAILURES {
-        let down = store.load(&key("back")).await;
+        let down = store.load(&key("back"), Freshness::Near).await;
         assert!(matches!(down, Err(StoreError::Unavailable(_))), "{down:?}");
     }
     server.restart();
@@ -158,7 +161,7 @@ async fn one_dead_memcached_does_not_take_the_others_with_it() {
     servers[0].kill();
     let mut lost = 0;
     for key in keys.iter().chain(&keys) {
-        match store.load(key).await {
+        match store.load(key, Freshness::Near).await {
             Ok(Some(_)) => {}
             Err(StoreError::Unavailable(_)) => lost += 1,
             other => panic!("{other:?}"),
@@ -176,7 +179,7 @@ async fn store_that_is_down_at_the_start_does_not_stop_the_proxy() {
     let mut server = RedisServer::start();
     server.kill();
     let store = open_redis(&server).await;
-    let down = store.load(&key("start")).await;
+    let down = store.load(&key("start"), Freshness::Near).await;
     assert!(matches!(down, Err(StoreError::Unavailable(_))), "{down:?}");
     server.restart();
     eventually("the store answers", async || store.ping().await.is_ok()).await;
@@ -186,7 +189,7 @@ async fn store_that_is_down_at_the_start_does_not_stop_the_proxy() {
 async fn name_that_does_not_resolve_is_a_store_that_is_down() {
     // RFC 6761 section 6.4: names under "invalid" never resolve.
     let store = open(memcached(vec!["memcached.invalid:11211".to_owned()])).await;
-    let down = store.load(&key("name")).await;
+    let down = store.load(&key("name"), Freshness::Near).await;
     assert!(
         matches!(down, Err(StoreError::Unavailable(_) | StoreError::TimedOut)),
         "{down:?}"
@@ -250,7 +253,7 @@ async fn key_of_another_type_is_corrupt() {
     let version = stored(&store, &key("list"), b"one").await;
     server.command(&["DEL", "fact:list"]);
     server.command(&["LPUSH", "fact:list", "x"]);
-    let read = store.load(&key("list")).await;
+    let read = store.load(&key("list"), Freshness::Near).await;
     assert!(matches!(read, Err(StoreError::Corrupt(_))), "{read:?}");
     let write = store
         .replace(&key("list"), &version, Bytes::from_static(b"x"), TTL)
@@ -291,7 +294,7 @@ async fn redis_user_password_and_database_are_used() {
 async fn wrong_password_is_a_store_that_is_down() {
     let server = protected();
     let store = open(Engine::Redis(as_user(&server, "wrong"))).await;
-    let down = store.load(&key("acl")).await;
+    let down = store.load(&key("acl"), Freshness::Near).await;
     assert!(matches!(down, Err(StoreError::Unavailable(_))), "{down:?}");
 }
 
@@ -312,7 +315,7 @@ async fn certificate_of_a_stranger_is_not_accepted() {
         ..redis(tcp(server.tls_port()))
     }))
     .await;
-    let down = store.load(&key("tls")).await;
+    let down = store.load(&key("tls"), Freshness::Near).await;
     assert!(matches!(down, Err(StoreError::Unavailable(_))), "{down:?}");
 }
 
@@ -324,8 +327,8 @@ async fn unreadable_ca_file_is_reported_at_the_start() {
         }),
         ..redis(tcp(1))
     }));
-    let memory = MemoryStore::for_storage(&storage);
-    let error = Store::connect(&storage, &memory).await.unwrap_err();
+    let shared = Shared::for_storage(&storage);
+    let error = Store::connect(&storage, &shared).await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
 }
 

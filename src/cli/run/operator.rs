@@ -17,7 +17,7 @@ use crate::cli::explain;
 use crate::config::{Colours, Config, Engine, Reload, report_warning};
 use crate::proxy::upstream::Directory;
 use crate::server::{Next, Order};
-use crate::store::MemoryStore;
+use crate::store::{MemoryStore, Shared};
 use crate::telemetry::chain;
 
 /// How often the configuration file is looked at.
@@ -29,7 +29,10 @@ pub(super) struct Operator<L> {
     file: Option<PathBuf>,
     /// What the process began with; some of it stays.
     initial: Arc<Config>,
-    memory: Memory,
+    shared: Shared,
+    /// The bound of the sessions in the process's own memory, which are those of any configuration
+    /// that has them there; `None` when none has had them there.
+    memory_bytes: Option<usize>,
     /// What is known of upstreams.
     directory: Directory,
     reload: Reload,
@@ -38,13 +41,6 @@ pub(super) struct Operator<L> {
     senses: Option<Senses>,
     /// This program. It is asked for at the start: what stands in its place later is the successor.
     program: io::Result<PathBuf>,
-}
-
-/// The sessions in the process's own memory: those of any configuration that has them there.
-struct Memory {
-    store: MemoryStore,
-    /// Their bound; `None` when no configuration has had them there.
-    max_bytes: Option<usize>,
 }
 
 /// What there is to wait for.
@@ -70,22 +66,19 @@ enum Woken {
 impl<L: Load> Operator<L> {
     pub(super) fn new(
         initial: Arc<Config>,
-        memory: MemoryStore,
+        shared: Shared,
         directory: Directory,
         file: Option<PathBuf>,
         load: L,
     ) -> Self {
-        let memory = Memory {
-            store: memory,
-            max_bytes: bound(&initial),
-        };
         Self {
+            memory_bytes: bound(&initial),
             load,
             seen: file.as_deref().and_then(stamp),
             file,
             reload: initial.reload,
             initial,
-            memory,
+            shared,
             directory,
             senses: None,
             program: std::env::current_exe(),
@@ -153,9 +146,10 @@ impl<L: Load> Operator<L> {
             warn!("{}", report_warning(warning, Colours::Off).trim_end());
         }
         self.keep(&mut config);
-        self.memory.keep(&mut config);
+        self.keep_memory(&mut config);
+        self.shared = self.shared.with_storage(&config.storage);
         let config = Arc::new(config);
-        match handlers(&config, &self.memory.store, &mut self.directory) {
+        match handlers(&config, &self.shared, &mut self.directory) {
             Ok(make) => {
                 self.reload = config.reload;
                 Some(Next { config, make })
@@ -184,18 +178,19 @@ impl<L: Load> Operator<L> {
             warn!("`log.level` and `log.format` stay as they are until a restart");
         }
     }
-}
 
-impl Memory {
     /// Keeps the sessions where a configuration has some in memory again.
-    fn keep(&mut self, config: &mut Config) {
+    fn keep_memory(&mut self, config: &mut Config) {
         let Engine::Memory { max_bytes } = &mut config.storage.engine else {
             return;
         };
-        match self.max_bytes {
+        match self.memory_bytes {
             None => {
-                self.store = MemoryStore::new(*max_bytes);
-                self.max_bytes = Some(*max_bytes);
+                self.shared = self
+                    .shared
+                    .clone()
+                    .with_memory(MemoryStore::new(*max_bytes));
+                self.memory_bytes = Some(*max_bytes);
             }
             Some(kept) if kept != *max_bytes => {
                 *max_bytes = kept;

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::super::summary;
+use super::super::{NearCache, summary};
 use super::*;
 use crate::config::{
     Format, Http2, NotificationPlace, PycketFormat, PythonMemcached, RedisAddress, Routing,
@@ -147,6 +147,7 @@ fn the_lines_of_the_reference_that_are_commented_out_are_keys_with_good_values()
          pickle_protocol = 2\nwritable = true",
         "engine = 'memcached'\n[storage]\nformat = 'pycket'\npython_memcached = '1.62'\n\
          servers = ['10.0.0.5:11211', ['10.0.0.6:11211', 2]]\nnotification_names = ['flash']",
+        "engine = 'redis'\n[cache]\nenabled = true\nmax_memory = '64MiB'\nmax_staleness = '10s'",
         "engine = 'redis'\n[storage.fallback]\nmove = true\nengine = 'redis'\nformat = 'pycket'\nhost = '127.0.0.1'",
         "[cookies]\ndomain = 'example.com'\nexpires = 2030-01-01T00:00:00Z\nmax_age = '30d'",
         LISTENER,
@@ -197,6 +198,48 @@ fn the_defaults_of_redis_and_memcached_are_those_that_the_reference_comments() {
         let spelt_out = spelt_out(&format!("{start}{defaults}"));
         assert_eq!(text(file(&start).unwrap().storage), text(spelt_out));
     }
+}
+
+#[test]
+fn the_near_cache_is_of_redis_and_off_by_default() {
+    let near = |text: &str| match file(text).unwrap().storage.engine {
+        Engine::Redis(redis) => redis.near_cache,
+        Engine::Memory { .. } | Engine::Memcached { .. } => None,
+    };
+    assert_eq!(
+        near("engine = 'redis'\n[cache]\nmax_staleness = '1s'"),
+        None
+    );
+    let defaults = NearCache {
+        max_bytes: 64 << 20,
+        max_staleness: Duration::from_secs(10),
+    };
+    let on = "engine = 'redis'\n[cache]\nenabled = true";
+    assert_eq!(near(on), Some(defaults));
+    let old = file(&format!(
+        "{on}\n[storage.fallback]\nengine = 'redis'\nport = 1"
+    ));
+    let Engine::Redis(old) = old.unwrap().storage.fallback.unwrap().storage.engine else {
+        panic!("it is Redis");
+    };
+    assert_eq!(old.near_cache, None);
+    insta::assert_snapshot!(mistakes("engine = 'memcached'\n[cache]\nenabled = true"), @r#"cache.enabled: has no effect with engine = "memcached"; remove it, or set engine = "redis""#);
+    insta::assert_snapshot!(mistakes("[cache]\nmax_memory = '64MiB'"), @r#"cache.max_memory: has no effect with engine = "memory"; remove it, or set engine = "redis""#);
+    insta::assert_snapshot!(mistakes(&format!("{on}\nmax_staleness = '1ms'\nmax_memory = '1KiB'")), @r"
+    cache.max_staleness: 1ms is out of range; from 100ms to 1h
+    cache.max_memory: 1KiB is out of range; from 1MiB to 1024GiB
+    ");
+    insta::assert_snapshot!(mistakes("engine = 'redis'\n[cache]\nstaleness = '1s'"), @"cache.staleness: unknown key; did you mean `max_staleness`?");
+    let config = file(&format!("{on}\n[[route]]\npath = '/pay'\nstrict = true")).unwrap();
+    insta::assert_snapshot!(summary(&config), @r"
+    listen    127.0.0.1:8080 with 4 workers
+    storage   redis at 127.0.0.1:6379, database 0, keys pycket:*
+    cache     up to 64MiB, at most 10s old
+    cookie    PYCKET_ID on /, secure by TLS, for 31 days
+    sessions  end after 1d without use and 30d in all
+    route     /pay -> http://127.0.0.1:9000, never from the cache
+    route     / -> http://127.0.0.1:9000
+    ");
 }
 
 #[test]

@@ -25,6 +25,7 @@ fn session_policy() -> SessionPolicy {
         renew_grace: Duration::ZERO,
         on_store_error: OnStoreError::Fail,
         commit_timeout: Duration::from_secs(2),
+        strict: false,
     }
 }
 

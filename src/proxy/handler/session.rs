@@ -21,7 +21,7 @@ use crate::proxy::line::Line;
 use crate::proxy::rescue::ProxyError;
 use crate::proxy::sessions::{CommitError, Committed, Ending, Held, Open, Presence};
 use crate::session::{PublicId, SessionId};
-use crate::store::StoreError;
+use crate::store::{Freshness, StoreError};
 use crate::telemetry::access::{CookieOutcome, RecordOutcome, WriteOutcome};
 use crate::telemetry::chain;
 
@@ -154,7 +154,13 @@ impl Proxy {
         now: Timestamp,
     ) -> Result<Presence, StoreError> {
         let policy = &session.policy;
-        let Some(held) = self.sessions.load(id, policy, now).await? else {
+        let freshness = if policy.session.strict {
+            Freshness::Fresh
+        } else {
+            Freshness::Near
+        };
+        let loaded = self.sessions.load(id, policy, now, freshness).await?;
+        let Some(held) = loaded else {
             return Ok(Presence::Missing);
         };
         if held.session().notifications.is_empty() {

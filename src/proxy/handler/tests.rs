@@ -31,13 +31,13 @@ fn config(store: &TcpListener) -> Arc<Config> {
 }
 
 fn make(config: &Arc<Config>) -> impl Future<Output = Result<Proxy, BoxError>> {
-    let memory = MemoryStore::for_storage(&config.storage);
+    let shared = Shared::for_storage(&config.storage);
     let upstreams = Upstreams::new(config, &mut Directory::default()).unwrap();
     let worker = Worker {
         index: 0,
         tasks: Tasks::default(),
     };
-    Proxy::for_worker(Arc::clone(config), memory, upstreams, worker)
+    Proxy::for_worker(Arc::clone(config), shared, upstreams, worker)
 }
 
 fn tasks() -> usize {

@@ -14,6 +14,7 @@ use crate::clock::{self, Timestamp};
 use crate::config::RoutePolicy;
 use crate::exchange::{Answer, CookieChange, Loaded, Plan, Refusal, Rules, Situation, Write, plan};
 use crate::session::{Session, SessionId};
+use crate::store::Freshness::Fresh;
 use crate::store::{BoxError, StoreError};
 use crate::telemetry::access::WriteOutcome;
 use crate::telemetry::chain;
@@ -158,7 +159,7 @@ impl Sessions {
         };
         let is_other = open.presence.held().is_none_or(|held| held.id != *id);
         if is_other && !matches!(open.presence, Presence::Unavailable) {
-            open.presence = match self.load(id, &open.policy, now).await? {
+            open.presence = match self.load(id, &open.policy, now, Fresh).await? {
                 Some(held) => Presence::Found(Box::new(held)),
                 None => Presence::NotAsked,
             };
@@ -289,12 +290,15 @@ impl Sessions {
     async fn look_again(&self, open: &mut Open) -> Result<(), StoreError> {
         if let Some(id) = &open.adopted {
             // It may have been begun meanwhile.
-            open.presence = match self.load(id, &open.policy, clock::now()).await? {
+            open.presence = match self.load(id, &open.policy, clock::now(), Fresh).await? {
                 Some(held) => Presence::Found(Box::new(held)),
                 None => Presence::NotAsked,
             };
         } else if let Presence::Found(held) = &open.presence {
-            open.presence = match self.load(&held.id, &open.policy, clock::now()).await? {
+            open.presence = match self
+                .load(&held.id, &open.policy, clock::now(), Fresh)
+                .await?
+            {
                 Some(held) => Presence::Found(Box::new(held)),
                 None => Presence::Gone,
             };
@@ -417,7 +421,11 @@ impl Sessions {
             // has drawn can have followed it.
             Err(StoreError::Ambiguous(source)) => {
                 let limit = open.policy.session.limits.max_record_bytes;
-                match self.archive.load(&held.id, limit, clock::now()).await {
+                match self
+                    .archive
+                    .load(&held.id, limit, clock::now(), Fresh)
+                    .await
+                {
                     Ok(Found::Missing) => {
                         Ok(Attempt::Done(WriteOutcome::Renewed, Some(id.clone())))
                     }
@@ -446,7 +454,7 @@ impl Sessions {
             Created::Exists => {}
         }
         let limit = policy.session.limits.max_record_bytes;
-        let Found::Session(earlier) = self.archive.load(id, limit, now).await? else {
+        let Found::Session(earlier) = self.archive.load(id, limit, now, Fresh).await? else {
             return Err(StoreError::Unavailable(lost()));
         };
         match self
@@ -474,7 +482,7 @@ mod tests {
     use crate::exchange::Carried;
     use crate::proxy::tasks::Tasks;
     use crate::session::Json;
-    use crate::store::MemoryStore;
+    use crate::store::Shared;
 
     const OLD: SessionId = SessionId::from_bytes([1; 16]);
     const NEW: SessionId = SessionId::from_bytes([2; 16]);
@@ -496,8 +504,8 @@ mod tests {
 
     async fn sessions() -> (Sessions, Arc<RoutePolicy>) {
         let config = configuration();
-        let memory = MemoryStore::for_storage(&config.storage);
-        let archive = Archive::open(&config.storage, &memory).await.unwrap();
+        let shared = Shared::for_storage(&config.storage);
+        let archive = Archive::open(&config.storage, &shared).await.unwrap();
         let policy = config.routes[0].session.clone().unwrap();
         let sessions = Sessions::new(archive, config.names, Tasks::default());
         (sessions, Arc::new(policy))
@@ -512,7 +520,7 @@ mod tests {
 
     async fn renew(sessions: &Sessions, policy: &Arc<RoutePolicy>, user: &str) -> Attempt {
         let held = sessions
-            .load(&OLD, policy, clock::now())
+            .load(&OLD, policy, clock::now(), Fresh)
             .await
             .unwrap()
             .unwrap();
@@ -542,7 +550,7 @@ mod tests {
             let attempt = renew(&sessions, &policy, "alice").await;
             assert!(matches!(attempt, Attempt::Done(WriteOutcome::Renewed, Some(id)) if id == NEW));
             let found = sessions
-                .load(&NEW, &policy, clock::now())
+                .load(&NEW, &policy, clock::now(), Fresh)
                 .await
                 .unwrap()
                 .unwrap();
@@ -564,7 +572,7 @@ mod tests {
             .unwrap();
         renew(&sessions, &policy, "bob").await;
         let found = sessions
-            .load(&NEW, &policy, clock::now())
+            .load(&NEW, &policy, clock::now(), Fresh)
             .await
             .unwrap()
             .unwrap();

@@ -25,6 +25,10 @@ use crate::config::{Redis, RedisAddress, RedisTls, Storage};
 /// seldom more than a few requests at this point at the same time.
 const MAX_QUEUED_COMMANDS: usize = 16 * 1024;
 
+/// Changes that may be told in one turn of the worker's loop; when there are more, the near cache is
+/// emptied.
+const MAX_UNHEARD_CHANGES: usize = 1024;
+
 /// After so long without traffic the kernel asks whether the peer is still there.
 const KEEPALIVE: Duration = Duration::from_mins(1);
 
@@ -38,7 +42,12 @@ pub(super) fn client(storage: &Storage, redis: &Redis) -> Result<Client, StoreEr
             .as_ref()
             .map(|password| password.expose().to_owned()),
         server: server(&redis.address),
-        version: RespVersion::RESP2,
+        // RESP3 has what changes told over the connection that the answers come by.
+        version: if redis.near_cache.is_some() {
+            RespVersion::RESP3
+        } else {
+            RespVersion::RESP2
+        },
         database: (redis.database != 0).then_some(redis.database),
         tls: redis.tls.as_ref().map(tls).transpose()?,
     };
@@ -46,7 +55,11 @@ pub(super) fn client(storage: &Storage, redis: &Redis) -> Result<Client, StoreEr
         // The deadline is the breaker's; one for each command would cost a tenth of the CPU.
         default_command_timeout: Duration::ZERO,
         max_feed_count: 200,
-        broadcast_channel_capacity: 32,
+        broadcast_channel_capacity: if redis.near_cache.is_some() {
+            MAX_UNHEARD_CHANGES
+        } else {
+            32
+        },
     };
     Ok(Client::new(
         config,

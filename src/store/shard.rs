@@ -1,4 +1,4 @@
-//! One shard: a map from keys to slots, and the slots in the order of their last use.
+//! One shard of what is in memory: a map from keys to slots, and the slots in the order of their last use.
 //!
 //! The order is a doubly linked list whose links are indices into one vector, so every operation
 //! takes constant time without unsafe code. Freed slots are used again; the vector never shrinks.
@@ -9,8 +9,10 @@ use std::mem::size_of;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::super::Key;
-use super::MAX_SHARDS;
+use super::Key;
+
+/// The most shards that one store has.
+pub(super) const MAX_SHARDS: usize = 16;
 
 /// Slots that one call of [`Shard::purge`] looks at.
 const PURGE_STEP: usize = 512;
