@@ -12,12 +12,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, sleep_until};
@@ -30,7 +29,7 @@ use super::gauge::{Gauge, Overdue, Patience, Verdict};
 use super::interim::Ahead;
 use super::opening::{Accepted, Opening, PREFACE, Protocol, open};
 use super::streams::{Streams, asked};
-use super::transport::Gauged;
+use super::transport::{Gauged, Transport};
 use super::{Phase, reached};
 use crate::config::Config;
 use crate::proxy::body::ResponseBodyError;
@@ -46,6 +45,10 @@ const HYPERS_MAX_FIELDS: usize = 100;
 const BUFFER: usize = 64 * 1024;
 /// Tells the client that no request after this one is read (RFC 9112 section 9.6).
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
+/// A connection that has been idle for so long keeps nothing but its socket: reading and writing take
+/// buffers of 20 KiB and more, and most connections of browsers are idle. To take them again costs
+/// little beside the request that is then served.
+const REST: Duration = Duration::from_millis(500);
 /// How long a client that was told of the end has to close its side.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -131,6 +134,7 @@ fn patience(config: &Config) -> Patience {
         head: config.timeouts.client_head,
         idle: config.timeouts.client_idle,
         write: config.timeouts.client_write,
+        rest: REST,
     }
 }
 
@@ -309,24 +313,74 @@ impl Drop for Stay {
 
 /// Lets hyper speak.
 async fn speak<H: Handler>(
-    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    io: Gauged<Transport>,
     protocol: Protocol,
     client: &Arc<Client<H>>,
 ) -> Result<(), hyper::Error> {
-    let io = TokioIo::new(io);
-    let service = service_fn(|request| answer(Arc::clone(client), request));
     match protocol {
-        Protocol::Http1 => {
-            let connection = client.shared.http1.serve_connection(io, service);
-            drive(connection.with_upgrades(), client, Phase::Draining).await
-        }
+        Protocol::Http1 => speak_http1(io, client).await,
         Protocol::Http2 => {
             client.gauge.is_multiplexed();
-            let connection = client.shared.http2.serve_connection(io, service);
+            let service = service_fn(|request| answer(Arc::clone(client), request));
+            let connection = client
+                .shared
+                .http2
+                .serve_connection(TokioIo::new(io), service);
             // Boxed, so that connections of HTTP/1 have no room for it.
-            Box::pin(drive(connection, client, Phase::Yielding)).await
+            Box::pin(async move {
+                let mut connection = pin!(connection);
+                drive(connection.as_mut(), client, Phase::Yielding).await?;
+                Ok(())
+            })
+            .await
         }
     }
+}
+
+/// Lets hyper speak HTTP/1, and be away between requests that are far from each other.
+async fn speak_http1<H: Handler>(
+    mut io: Gauged<Transport>,
+    client: &Arc<Client<H>>,
+) -> Result<(), hyper::Error> {
+    loop {
+        let service = service_fn(|request| answer(Arc::clone(client), request));
+        let connection = client
+            .shared
+            .http1
+            .serve_connection(TokioIo::new(io), service);
+        // Boxed, so that it can go.
+        let mut connection = Box::new(connection.with_upgrades());
+        match drive(Pin::new(&mut *connection), client, Phase::Draining).await? {
+            End::Over => return Ok(()),
+            End::Rests(until) => {
+                let Some(parts) = connection.into_parts() else {
+                    return Ok(());
+                };
+                io = parts.io.into_inner();
+                io.unread(parts.read_buf);
+                rest(&mut io, client, until).await;
+            }
+        }
+    }
+}
+
+/// Waits until there is something to do for hyper: the client says something or goes away, its time is
+/// over, or the worker stops.
+async fn rest<H>(io: &mut Gauged<Transport>, client: &Client<H>, until: Instant) {
+    let mut stopping = client.shared.stopping.clone();
+    tokio::select! {
+        () = poll_fn(|cx| io.poll_readable(cx)) => {}
+        () = sleep_until(until) => {}
+        () = reached(&mut stopping, Phase::Draining) => {}
+    }
+}
+
+/// Why hyper does not go on.
+enum End {
+    /// The connection has ended.
+    Over,
+    /// Nothing is under way, and may not be until this moment, when the client's time is over.
+    Rests(Instant),
 }
 
 /// What both of hyper's connections can.
@@ -362,18 +416,17 @@ where
     }
 }
 
-/// Runs a connection until it ends, stopping comes to `last`, or the client's time is over.
+/// Runs a connection until it ends or rests, stopping comes to `last`, or the client's time is over.
 ///
 /// HTTP/2 says which requests are not served any more, and waits for those that are. With HTTP/1, one
 /// that crosses the end of its connection is lost, so where a successor serves, the next answer ends it.
 async fn drive<H: Handler>(
-    connection: impl Drive,
+    mut connection: Pin<&mut impl Drive>,
     client: &Client<H>,
     last: Phase,
-) -> Result<(), hyper::Error> {
+) -> Result<End, hyper::Error> {
     let (gauge, shared) = (&client.gauge, &client.shared);
     let mut stopping = shared.stopping.clone();
-    let mut connection = pin!(connection);
     let mut stop = pin!(reached(&mut stopping, last));
     // It is looked at what the connection does before anybody waits.
     let mut timer = pin!(sleep_until(Instant::now()));
@@ -384,7 +437,7 @@ async fn drive<H: Handler>(
     poll_fn(|cx| {
         loop {
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-                return Poll::Ready(ended);
+                return Poll::Ready(ended.map(|()| End::Over));
             }
             let is_last = finishing.is_none() && gauge.begun() >= shared.limits.requests;
             if finishing.is_none() && (is_last || stop.as_mut().poll(cx).is_ready()) {
@@ -405,6 +458,10 @@ async fn drive<H: Handler>(
             let now = Instant::now();
             match gauge.look(now, &shared.patience) {
                 Verdict::Fine(next) => timer.as_mut().reset(next),
+                Verdict::Rests(end) if finishing.is_none() => {
+                    return Poll::Ready(Ok(End::Rests(end)));
+                }
+                Verdict::Rests(end) => timer.as_mut().reset(end),
                 Verdict::Overdue(Overdue::Idle) if finishing.is_none() => {
                     finishing = Some(now);
                     connection.as_mut().finish();
@@ -412,7 +469,7 @@ async fn drive<H: Handler>(
                 }
                 Verdict::Overdue(overdue) => {
                     debug!(client = %client.peer.remote(), ?overdue, "a client took too long");
-                    return Poll::Ready(Ok(()));
+                    return Poll::Ready(Ok(End::Over));
                 }
             }
         }
@@ -427,7 +484,8 @@ async fn answer<H: Handler>(
 ) -> Result<Response<Counted>, Infallible> {
     let shared = &client.shared;
     let is_http2 = request.version() == Version::HTTP_2;
-    let (exchange, number) = Exchange::begin(&shared.exchanges, &client.gauge);
+    let has_body = !request.body().is_end_stream();
+    let (exchange, number) = Exchange::begin(&shared.exchanges, &client.gauge, has_body);
     let has_too_many_fields = is_http2 && request.headers().len() > shared.limits.fields;
     let handler = shared.handler.get();
     let mut response = if has_too_many_fields {
@@ -470,9 +528,9 @@ struct Exchange {
 
 impl Exchange {
     /// Begins one; says which one it is on its connection, counted from 1.
-    fn begin(exchanges: &Arc<Exchanges>, gauge: &Arc<Gauge>) -> (Self, u32) {
+    fn begin(exchanges: &Arc<Exchanges>, gauge: &Arc<Gauge>, has_body: bool) -> (Self, u32) {
         exchanges.running.fetch_add(1, Ordering::Relaxed);
-        let number = gauge.begin();
+        let number = gauge.begin(has_body);
         let exchange = Self {
             exchanges: Arc::clone(exchanges),
             gauge: Arc::clone(gauge),
@@ -522,7 +580,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::net::{TcpListener, TcpStream, UnixStream};
 
     use super::super::sockets::Door;
     use super::super::tests::kit;
@@ -539,6 +597,114 @@ mod tests {
             self.0.send_replace(Phase::Draining);
             Response::new(Body::Full(Bytes::from_static(b"ok")))
         }
+    }
+
+    /// Says which request it was.
+    #[derive(Default)]
+    struct Counting(AtomicUsize);
+
+    impl Handler for Counting {
+        async fn handle(&self, _request: Request<Incoming>, _peer: &Arc<Peer>) -> Response<Body> {
+            let number = self.0.fetch_add(1, Ordering::Relaxed);
+            Response::new(Body::Full(Bytes::from(format!("answer {number}."))))
+        }
+    }
+
+    /// A connection on which HTTP/1 is spoken, the client's end of it, and what would stop the worker.
+    fn connection() -> (
+        Gauged<Transport>,
+        Arc<Client<Counting>>,
+        UnixStream,
+        watch::Sender<Phase>,
+    ) {
+        let (phase, stopping) = watch::channel(Phase::Serving);
+        let config = kit::config(SocketAddr::from(([127, 0, 0, 1], 1)));
+        let room = Room::new(&config);
+        let gauge = Arc::new(Gauge::new(Instant::now()));
+        let client = Arc::new(Client {
+            peer: Arc::new(Peer::new(Remote::Unknown, false)),
+            gauge: Arc::clone(&gauge),
+            shared: Arc::new(Shared::new(&config, Counting::default(), room, stopping)),
+        });
+        let (server, browser) = UnixStream::pair().unwrap();
+        let transport = Transport::Plain(Wire::new(Socket::Unix(server)));
+        (Gauged::new(transport, gauge), client, browser, phase)
+    }
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    async fn read_until(browser: &mut UnixStream, end: &str) {
+        let mut read = String::new();
+        while !read.ends_with(end) {
+            let byte = browser.read_u8().await.unwrap();
+            read.push(char::from(byte));
+        }
+    }
+
+    /// As nothing else happens, time passes at once.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_rests_when_it_is_idle_and_goes_on_as_if_nothing_had_been() {
+        let (io, client, mut browser, _phase) = connection();
+        let serving = speak_http1(io, &client);
+        let using = async {
+            for number in 0..5 {
+                let (first, second) = REQUEST.split_at(10);
+                browser.write_all(first).await.unwrap();
+                // It is awake as long as a head is on its way.
+                tokio::time::sleep(REST * 3).await;
+                browser.write_all(second).await.unwrap();
+                read_until(&mut browser, &format!("answer {number}.")).await;
+                tokio::time::sleep(REST * 3).await;
+                // All that hyper needs is gone.
+                assert_eq!(Arc::strong_count(&client), 1);
+            }
+            // Two at once, and the beginning of a third.
+            let burst = [REQUEST, REQUEST, b"GET"].concat();
+            browser.write_all(&burst).await.unwrap();
+            read_until(&mut browser, "answer 6.").await;
+            tokio::time::sleep(REST * 3).await;
+            browser.write_all(REQUEST.split_at(3).1).await.unwrap();
+            read_until(&mut browser, "answer 7.").await;
+            tokio::time::sleep(REST * 3).await;
+            drop(browser);
+        };
+        let (served, ()) = tokio::join!(serving, using);
+        served.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_rests_is_closed_when_its_time_is_over() {
+        let (io, client, mut browser, _phase) = connection();
+        let serving = speak_http1(io, &client);
+        let using = async {
+            browser.write_all(REQUEST).await.unwrap();
+            read_until(&mut browser, "answer 0.").await;
+            let begin = Instant::now();
+            assert_eq!(browser.read(&mut [0]).await.unwrap(), 0);
+            begin.elapsed()
+        };
+        let (served, waited) = tokio::join!(serving, using);
+        served.unwrap();
+        assert_eq!(waited.as_secs(), client.shared.patience.idle.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_is_still_on_its_way_is_never_taken_for_a_request() {
+        let (io, client, mut browser, _phase) = connection();
+        let serving = speak_http1(io, &client);
+        let using = async {
+            let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 29\r\n\r\n";
+            browser.write_all(head).await.unwrap();
+            read_until(&mut browser, "answer 0.").await;
+            tokio::time::sleep(REST * 3).await;
+            // hyper may have closed: its body was not read.
+            drop(browser.write_all(REQUEST).await);
+            let mut rest = Vec::new();
+            drop(browser.read_to_end(&mut rest).await);
+            assert!(rest.is_empty());
+        };
+        let (_, ()) = tokio::join!(serving, using);
+        assert_eq!(client.shared.handler.get().0.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]

@@ -17,6 +17,16 @@ pub(super) struct Patience {
     pub(super) idle: Duration,
     /// For the client to take something of what is written.
     pub(super) write: Duration,
+    /// From the end of an exchange until what reading and writing need is given back.
+    pub(super) rest: Duration,
+}
+
+impl Patience {
+    /// After this it is looked again, whatever is awaited. An idle connection rests at the second look.
+    fn shortest(&self) -> Duration {
+        let shortest = self.head.min(self.idle).min(self.write);
+        shortest.min(self.rest * 2)
+    }
 }
 
 /// What a client was waited for in vain.
@@ -35,6 +45,8 @@ pub(super) enum Overdue {
 pub(super) enum Verdict {
     /// Nothing needs to be done before this moment; look again then.
     Fine(Instant),
+    /// Nothing is under way, and has not been for a while. Its time is over at this moment.
+    Rests(Instant),
     /// Its time is over.
     Overdue(Overdue),
 }
@@ -56,6 +68,8 @@ pub(super) struct Gauge {
     /// Whether bytes between exchanges are the beginning of a request. Not with HTTP/2, where they
     /// can be many other things.
     has_heads: AtomicBool,
+    /// Whether the last request had a body: what is left of it may still be on its way.
+    has_body: AtomicBool,
 }
 
 impl Gauge {
@@ -69,6 +83,7 @@ impl Gauge {
             head_since: AtomicU64::new(1),
             stalled_since: AtomicU64::new(0),
             has_heads: AtomicBool::new(true),
+            has_body: AtomicBool::new(false),
         }
     }
 
@@ -100,9 +115,10 @@ impl Gauge {
         }
     }
 
-    /// A request has been read. Says which one it is, counted from 1.
-    pub(super) fn begin(&self) -> u32 {
+    /// A request has been read, but for its body. Says which one it is, counted from 1.
+    pub(super) fn begin(&self, has_body: bool) -> u32 {
         self.running.fetch_add(1, Relaxed);
+        self.has_body.store(has_body, Relaxed);
         self.head_since.store(0, Relaxed);
         self.begun.fetch_add(1, Relaxed).saturating_add(1)
     }
@@ -127,26 +143,29 @@ impl Gauge {
     pub(super) fn look(&self, now: Instant, patience: &Patience) -> Verdict {
         let stalled = self.stalled_since.load(Relaxed);
         let head = self.head_since.load(Relaxed);
+        // What is awaited may change meanwhile, to something with less time.
+        let soon = now + patience.shortest();
         let (since, limit, overdue) = if stalled != 0 {
             (stalled, patience.write, Overdue::Write)
         } else if self.running.load(Relaxed) > 0 {
-            // Whatever begins after this moment is not overdue before the next look.
-            let shortest = patience.head.min(patience.idle).min(patience.write);
-            return Verdict::Fine(now + shortest);
+            return Verdict::Fine(soon);
         } else if head != 0 {
             (head, patience.head, Overdue::Head)
         } else {
             let since = self.idle_since.load(Relaxed);
             (since, patience.idle, Overdue::Idle)
         };
-        let deadline = self.began + Duration::from_millis(since) + limit;
+        let since = self.began + Duration::from_millis(since);
+        let deadline = since + limit;
         if deadline <= now {
-            Verdict::Overdue(overdue)
-        } else {
-            // What is awaited may change meanwhile, to something with less time.
-            let shortest = patience.head.min(patience.idle).min(patience.write);
-            Verdict::Fine(deadline.min(now + shortest))
+            return Verdict::Overdue(overdue);
         }
+        // With a body, only the next head shows that it was read to its end.
+        let can_rest = self.has_heads.load(Relaxed) && !self.has_body.load(Relaxed);
+        if overdue == Overdue::Idle && can_rest && since + patience.rest <= now {
+            return Verdict::Rests(deadline);
+        }
+        Verdict::Fine(deadline.min(soon))
     }
 
     /// Now; never 0.
@@ -166,6 +185,7 @@ mod tests {
         head: Duration::from_secs(30),
         idle: Duration::from_mins(1),
         write: Duration::from_secs(20),
+        rest: Duration::from_millis(500),
     };
 
     /// Looks as a connection's timer does, until time is over. Says when that was, in seconds.
@@ -180,6 +200,7 @@ mod tests {
                     );
                     tokio::time::sleep_until(next).await;
                 }
+                Verdict::Rests(end) => tokio::time::sleep_until(end).await,
                 Verdict::Overdue(why) => return (why, start.elapsed().as_secs()),
             }
         }
@@ -194,7 +215,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_idle_connection_has_more_time_than_a_head_that_has_begun() {
         let gauge = Gauge::new(Instant::now());
-        assert_eq!(gauge.begin(), 1);
+        assert_eq!(gauge.begin(false), 1);
         advance(Duration::from_secs(500)).await;
         assert!(matches!(
             gauge.look(Instant::now(), &PATIENCE),
@@ -202,7 +223,7 @@ mod tests {
         ));
         gauge.end();
         let idle = Gauge::new(Instant::now());
-        idle.begin();
+        idle.begin(false);
         idle.end();
         assert_eq!(overdue(&idle).await, (Overdue::Idle, 60));
         gauge.has_read();
@@ -215,7 +236,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_is_overdue_and_one_that_takes_little_is_not() {
         let gauge = Gauge::new(Instant::now());
-        gauge.begin();
+        gauge.begin(false);
         for _ in 0..10 {
             gauge.has_written(false);
             advance(Duration::from_secs(19)).await;
@@ -236,5 +257,38 @@ mod tests {
         gauge.is_multiplexed();
         gauge.has_read();
         assert_eq!(overdue(&gauge).await, (Overdue::Idle, 60));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_rests_unless_something_of_a_request_may_be_on_its_way() {
+        let gauge = Gauge::new(Instant::now());
+        let rests = |gauge: &Gauge| {
+            let verdict = gauge.look(Instant::now(), &PATIENCE);
+            matches!(verdict, Verdict::Rests(_))
+        };
+        assert!(!rests(&gauge), "it has not begun");
+        gauge.begin(false);
+        advance(Duration::from_secs(1)).await;
+        assert!(!rests(&gauge), "an exchange is under way");
+        gauge.end();
+        advance(Duration::from_millis(499)).await;
+        assert!(!rests(&gauge), "it has just ended");
+        advance(Duration::from_millis(1)).await;
+        assert!(rests(&gauge));
+        gauge.has_read();
+        assert!(!rests(&gauge), "a head has begun");
+        gauge.begin(true);
+        gauge.end();
+        advance(Duration::from_secs(1)).await;
+        assert!(!rests(&gauge), "its body may not have ended");
+        gauge.begin(false);
+        gauge.has_written(false);
+        gauge.end();
+        advance(Duration::from_secs(1)).await;
+        assert!(!rests(&gauge), "the client has not taken all");
+        let http2 = Gauge::new(Instant::now());
+        http2.is_multiplexed();
+        advance(Duration::from_secs(1)).await;
+        assert!(!rests(&http2));
     }
 }

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
@@ -64,6 +65,19 @@ impl Wire {
         }
     }
 
+    /// Waits until there is something to read, or nothing will come any more.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.early().is_empty() {
+            return Poll::Ready(());
+        }
+        let ready = match &self.socket {
+            Socket::Tcp(stream) => stream.poll_read_ready(cx),
+            Socket::Unix(stream) => stream.poll_read_ready(cx),
+        };
+        // Reading tells what went wrong.
+        ready.map(drop)
+    }
+
     /// Uses up so many bytes of what has been read.
     pub(super) fn skip(&mut self, bytes: usize) {
         self.used = self.used.saturating_add(bytes).min(self.early.len());
@@ -104,6 +118,8 @@ pub(super) enum Transport {
 pub(super) struct Gauged<T> {
     inner: T,
     gauge: Arc<Gauge>,
+    /// What was read and given back.
+    unread: Bytes,
     /// With HTTP/2, what counts its frames.
     meter: Option<Meter>,
     /// With HTTP/1.1, interim responses, where they are passed on.
@@ -115,6 +131,7 @@ impl<T> Gauged<T> {
         Self {
             inner,
             gauge,
+            unread: Bytes::new(),
             meter: None,
             ahead: None,
         }
@@ -137,6 +154,30 @@ impl<T> Gauged<T> {
         self.gauge.has_written(written.is_ready());
         if let (Some(meter), Poll::Ready(Ok(bytes))) = (&mut self.meter, written) {
             meter.written(*bytes);
+        }
+    }
+}
+
+impl Gauged<Transport> {
+    /// Gives back bytes that were read and not used: the beginning of a head.
+    pub(super) fn unread(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.gauge.has_read();
+        }
+        self.unread = bytes;
+    }
+
+    /// Waits until there is something to read, or nothing will come any more. What has been written is
+    /// flushed meanwhile.
+    pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.unread.is_empty() {
+            return Poll::Ready(());
+        }
+        // What goes wrong is told by the next who writes.
+        let _flushed = Pin::new(&mut *self).poll_flush(cx);
+        match &self.inner {
+            Transport::Plain(wire) => wire.poll_readable(cx),
+            Transport::Tls(stream) => stream.get_ref().0.poll_readable(cx),
         }
     }
 }
@@ -166,6 +207,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Gauged<T> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if !this.unread.is_empty() {
+            let part = this.unread.len().min(buf.remaining());
+            buf.put_slice(&this.unread.split_to(part));
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         let polled = Pin::new(&mut this.inner).poll_read(cx, buf);
         if buf.filled().len() > before {

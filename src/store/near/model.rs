@@ -23,11 +23,21 @@ enum Command {
     Write(usize),
 }
 
-/// What a proxy hears over a connection.
+/// What comes in over a connection.
 enum Event {
+    Answer(Answer),
+    News(News),
+}
+
+/// The driver gives it to who asked, who may look at it later.
+enum Answer {
     Loaded(usize, Option<Ticket>, u64),
     Agreed(Asked),
     Written(usize, u64),
+}
+
+/// The driver gives it to all who listen; whoever looks at an answer looks at all of this first.
+enum News {
     Changed(usize),
     Lost,
 }
@@ -36,6 +46,9 @@ struct Link {
     feed: Feed,
     up: VecDeque<Command>,
     down: VecDeque<Event>,
+    /// What the driver has handed out.
+    news: VecDeque<News>,
+    answers: Vec<Answer>,
     /// What the store knows of the connection.
     is_tracked: bool,
     remembered: BTreeSet<usize>,
@@ -67,8 +80,12 @@ enum Step {
     GiveUp(usize, usize),
     /// The store looks at one command.
     Serve(usize, usize),
-    /// A proxy hears one event.
+    /// The driver hands out one event.
     Hear(usize, usize),
+    /// A proxy takes in what is new.
+    TakeIn(usize, usize),
+    /// Somebody looks at one of the answers, by its place.
+    Use(usize, usize, usize),
     /// A connection is lost; so many events arrive before that.
     Lose(usize, usize, usize),
     /// One change is not told.
@@ -90,12 +107,25 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (proxy.clone(), key.clone()).prop_map(|(p, k)| Step::GiveUp(p, k)),
         12 => at.clone().prop_map(|(p, l)| Step::Serve(p, l)),
         12 => at.clone().prop_map(|(p, l)| Step::Hear(p, l)),
+        4 => at.clone().prop_map(|(p, l)| Step::TakeIn(p, l)),
+        12 => (at.clone(), 0..4_usize).prop_map(|((p, l), at)| Step::Use(p, l, at)),
         1 => (at.clone(), 0..4_usize).prop_map(|((p, l), heard)| Step::Lose(p, l, heard)),
         1 => at.clone().prop_map(|(p, l)| Step::Swallow(p, l)),
         1 => at.prop_map(|(p, l)| Step::Miss(p, l)),
         8 => (proxy, key).prop_map(|(p, k)| Step::Look(p, k)),
         2 => (1..60_u64).prop_map(Step::Wait),
     ]
+}
+
+impl Link {
+    fn take_in(&mut self) {
+        for news in self.news.drain(..) {
+            match news {
+                News::Changed(key) => self.feed.changed(&name(key)),
+                News::Lost => self.feed.lost(),
+            }
+        }
+    }
 }
 
 fn name(key: usize) -> Key {
@@ -119,6 +149,8 @@ impl World {
                 feed: Feed::new(near.clone()),
                 up: VecDeque::new(),
                 down: VecDeque::new(),
+                news: VecDeque::new(),
+                answers: Vec::new(),
                 is_tracked: false,
                 remembered: BTreeSet::new(),
             };
@@ -159,17 +191,19 @@ impl World {
             Step::GiveUp(p, key) => drop(self.proxies[p].near.writing(&name(key))),
             Step::Serve(p, l) => self.serve(p, l),
             Step::Hear(p, l) => self.hear(p, l),
+            Step::TakeIn(p, l) => self.proxies[p].links[l].take_in(),
+            Step::Use(p, l, at) => self.use_answer(p, l, at),
             Step::Lose(p, l, heard) => {
                 let link = &mut self.proxies[p].links[l];
                 link.up.clear();
                 link.down.truncate(heard);
-                link.down.push_back(Event::Lost);
+                link.down.push_back(Event::News(News::Lost));
                 link.is_tracked = false;
                 link.remembered.clear();
             }
             Step::Swallow(p, l) => {
                 let down = &mut self.proxies[p].links[l].down;
-                let told = |event: &Event| matches!(event, Event::Changed(_));
+                let told = |event: &Event| matches!(event, Event::News(News::Changed(_)));
                 if let Some(at) = down.iter().position(told) {
                     down.remove(at);
                     self.is_lossy = true;
@@ -177,8 +211,8 @@ impl World {
             }
             Step::Miss(p, l) => {
                 let link = &mut self.proxies[p].links[l];
-                link.down
-                    .retain(|event| !matches!(event, Event::Changed(_)));
+                link.news.retain(|news| matches!(news, News::Lost));
+                link.take_in();
                 link.feed.missed();
             }
             Step::Look(p, key) => self.look(p, key),
@@ -192,22 +226,24 @@ impl World {
             None => {}
             Some(Command::Track(asked)) => {
                 link.is_tracked = true;
-                link.down.push_back(Event::Agreed(asked));
+                link.down.push_back(Event::Answer(Answer::Agreed(asked)));
             }
             Some(Command::Load(key, ticket)) => {
                 if link.is_tracked {
                     link.remembered.insert(key);
                 }
                 let value = self.history[key].last().unwrap().1;
-                link.down.push_back(Event::Loaded(key, ticket, value));
+                let answer = Answer::Loaded(key, ticket, value);
+                link.down.push_back(Event::Answer(answer));
             }
             Some(Command::Write(key)) => {
                 self.last += 1;
                 self.history[key].push((self.now, self.last));
-                link.down.push_back(Event::Written(key, self.last));
+                let answer = Answer::Written(key, self.last);
+                link.down.push_back(Event::Answer(answer));
                 for link in self.proxies.iter_mut().flat_map(|proxy| &mut proxy.links) {
                     if link.remembered.remove(&key) {
-                        link.down.push_back(Event::Changed(key));
+                        link.down.push_back(Event::News(News::Changed(key)));
                     }
                 }
             }
@@ -215,24 +251,34 @@ impl World {
     }
 
     fn hear(&mut self, p: usize, l: usize) {
+        let link = &mut self.proxies[p].links[l];
+        match link.down.pop_front() {
+            None => {}
+            Some(Event::Answer(answer)) => link.answers.push(answer),
+            Some(Event::News(news)) => link.news.push_back(news),
+        }
+    }
+
+    fn use_answer(&mut self, p: usize, l: usize, at: usize) {
         let now = self.now;
         let proxy = &mut self.proxies[p];
         let link = &mut proxy.links[l];
-        match link.down.pop_front() {
-            None => {}
-            Some(Event::Loaded(key, ticket, value)) => {
+        if at >= link.answers.len() {
+            return;
+        }
+        link.take_in();
+        match link.answers.remove(at) {
+            Answer::Loaded(key, ticket, value) => {
                 link.feed
                     .keep(&name(key), ticket, bytes(value).as_ref(), now);
             }
-            Some(Event::Agreed(asked)) => {
+            Answer::Agreed(asked) => {
                 link.feed.agreed(asked);
             }
-            Some(Event::Written(key, value)) => {
+            Answer::Written(key, value) => {
                 drop(proxy.near.writing(&name(key)));
                 proxy.written[key] = proxy.written[key].max(value);
             }
-            Some(Event::Changed(key)) => link.feed.changed(&name(key)),
-            Some(Event::Lost) => link.feed.lost(),
         }
     }
 
@@ -276,6 +322,10 @@ impl World {
             for l in 0..LINKS {
                 while !self.proxies[p].links[l].down.is_empty() {
                     self.hear(p, l);
+                }
+                self.proxies[p].links[l].take_in();
+                while !self.proxies[p].links[l].answers.is_empty() {
+                    self.use_answer(p, l, 0);
                 }
             }
         }
