@@ -36,10 +36,12 @@ pub use error::{BoxError, StoreError};
 pub use memory::MemoryStore;
 pub use scan::{Left, Page, Scan};
 
-use crate::config::{self, Storage};
+use crate::config::{self, RedisAddress, Storage};
+use cluster::Cluster;
 use remote::Fleet;
 
 mod breaker;
+mod cluster;
 mod error;
 mod memcached;
 mod memory;
@@ -176,7 +178,7 @@ impl fmt::Debug for Version {
     }
 }
 
-/// One worker's way to the records, with a [`Breaker`] in front of every server.
+/// One worker's way to the records, with a [`Breaker`] in front of every server or node.
 ///
 /// Cheap to clone; clones share connections and breakers. The memory engine's records are shared
 /// by all workers, connections are not.
@@ -187,6 +189,7 @@ pub struct Store(Engine);
 enum Engine {
     Memory(MemoryStore),
     Remote(Fleet),
+    Cluster(Cluster),
 }
 
 impl Store {
@@ -204,7 +207,14 @@ impl Store {
     pub async fn connect(storage: &Storage, memory: &MemoryStore) -> Result<Self, StoreError> {
         Ok(Self(match &storage.engine {
             config::Engine::Memory { .. } => Engine::Memory(memory.clone()),
-            config::Engine::Redis(redis) => Engine::Remote(Fleet::redis(storage, redis).await?),
+            config::Engine::Redis(redis) => match &redis.address {
+                RedisAddress::Cluster { seeds } => {
+                    Engine::Cluster(Cluster::connect(storage, redis, seeds).await?)
+                }
+                RedisAddress::Tcp { .. } | RedisAddress::Unix(_) => {
+                    Engine::Remote(Fleet::redis(storage, redis).await?)
+                }
+            },
             config::Engine::Memcached {
                 servers,
                 routing,
@@ -223,7 +233,7 @@ impl Store {
     ///
     /// # Errors
     /// - [`StoreError::Unavailable`] when the certificates to trust can't be read.
-    /// - [`StoreError::Refused`] when the engine is not Redis: the others have no databases.
+    /// - [`StoreError::Refused`] when the engine is not Redis, or a cluster: they have no databases.
     ///
     /// # Cancel safety
     /// Nothing stays behind when the future is dropped.
@@ -248,6 +258,7 @@ impl Store {
         match &self.0 {
             Engine::Memory(memory) => Ok(memory.load(key)),
             Engine::Remote(fleet) => fleet.load(key).await,
+            Engine::Cluster(cluster) => cluster.load(key).await,
         }
     }
 
@@ -269,6 +280,7 @@ impl Store {
         match &self.0 {
             Engine::Memory(memory) => memory.create(key, &bytes, ttl),
             Engine::Remote(fleet) => fleet.create(key, bytes, ttl).await,
+            Engine::Cluster(cluster) => cluster.create(key, bytes, ttl).await,
         }
     }
 
@@ -291,6 +303,7 @@ impl Store {
         match &self.0 {
             Engine::Memory(memory) => memory.replace(key, version, &bytes, ttl),
             Engine::Remote(fleet) => fleet.replace(key, version, bytes, ttl).await,
+            Engine::Cluster(cluster) => cluster.replace(key, version, bytes, ttl).await,
         }
     }
 
@@ -305,6 +318,7 @@ impl Store {
         match &self.0 {
             Engine::Memory(memory) => Ok(memory.remove(key, version)),
             Engine::Remote(fleet) => fleet.remove(key, version).await,
+            Engine::Cluster(cluster) => cluster.remove(key, version).await,
         }
     }
 
@@ -319,6 +333,7 @@ impl Store {
                 Ok(())
             }
             Engine::Remote(fleet) => fleet.delete(key).await,
+            Engine::Cluster(cluster) => cluster.delete(key).await,
         }
     }
 
@@ -331,6 +346,7 @@ impl Store {
         match &self.0 {
             Engine::Memory(memory) => Ok(memory.touch(key, ttl)),
             Engine::Remote(fleet) => fleet.touch(key, ttl).await,
+            Engine::Cluster(cluster) => cluster.touch(key, ttl).await,
         }
     }
 
@@ -342,6 +358,7 @@ impl Store {
         match &self.0 {
             Engine::Memory(_) => Ok(()),
             Engine::Remote(fleet) => fleet.ping().await,
+            Engine::Cluster(cluster) => cluster.ping().await,
         }
     }
 
@@ -352,6 +369,7 @@ impl Store {
         match &self.0 {
             Engine::Memory(_) => {}
             Engine::Remote(fleet) => fleet.distrust(),
+            Engine::Cluster(cluster) => cluster.distrust(),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! is stored with that of the version's bytes: any format of records can be compared so, and only
 //! 40 bytes go over the wire for it. SHA-1 is what Redis offers; a collision would have to be
 //! between two records of one session, both written by the proxy. Every operation names a single
-//! key, so that a Redis Cluster could hold them.
+//! key, so that it may as well be one node of a Redis Cluster.
 //!
 //! A write that runs into the deadline may wait in the driver's queue and be sent later, hence it
 //! is ambiguous like one that was sent. Nothing is queued while the connection is known to be down.
@@ -30,8 +30,13 @@ use crate::config::{self, Storage};
 use answer::classify;
 use loads::Loads;
 
+pub(super) use answer::Redirect;
+pub(super) use loads::Merging;
+pub(super) use node::Range;
+
 mod answer;
 mod loads;
+mod node;
 mod scan;
 mod settings;
 
@@ -111,13 +116,14 @@ impl Redis {
         storage: &Storage,
         redis: &config::Redis,
         name: &str,
+        merging: Merging,
     ) -> Result<Self, StoreError> {
         let client = settings::client(storage, redis)?;
         let mut first_error = client.error_rx();
         let link = Arc::new(Link::default());
         tokio::spawn(watch(&client, Arc::clone(&link), name.to_owned()));
         let loads = Loads::default();
-        let sending = loads.clone().send(client.clone(), storage.timeout);
+        let sending = loads.clone().send(client.clone(), merging, storage.timeout);
         // Whole before anything is waited for, so that the connection ends with it.
         let redis = Self {
             connection: client.connect(),
@@ -137,6 +143,16 @@ impl Redis {
         // Whatever came of it: operations say so themselves.
         drop(timeout(storage.connect_timeout, first_attempt).await);
         Ok(redis)
+    }
+
+    /// Fails when these settings could reach no server at all.
+    pub(super) fn check(storage: &Storage, redis: &config::Redis) -> Result<(), StoreError> {
+        settings::client(storage, redis).map(drop)
+    }
+
+    /// Whether there is a connection.
+    pub(super) fn is_connected(&self) -> bool {
+        self.client().is_ok()
     }
 
     pub(super) async fn load(&self, key: &Key) -> Result<Option<Record>, StoreError> {
