@@ -272,7 +272,7 @@ pub enum Engine {
         /// Bound on the memory of all records together, in bytes.
         max_bytes: usize,
     },
-    /// One Redis server.
+    /// One Redis server, or a Redis Cluster.
     Redis(Redis),
     /// One or many memcached servers, as `host:port`.
     Memcached {
@@ -314,13 +314,13 @@ pub enum PythonMemcached {
 /// How to reach Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redis {
-    /// Host and port, or the path of a unix socket.
+    /// Host and port, the path of a unix socket, or a cluster.
     pub address: RedisAddress,
     /// The ACL user; `None` is the default user.
     pub username: Option<String>,
     /// The password.
     pub password: Option<Secret>,
-    /// The number of the database of sessions.
+    /// The number of the database of sessions; 0 in a cluster, which has no other.
     pub database: u8,
     /// TLS, for `rediss://`.
     pub tls: Option<RedisTls>,
@@ -349,6 +349,11 @@ pub enum RedisAddress {
     },
     /// A unix socket.
     Unix(PathBuf),
+    /// A Redis Cluster, which names its nodes itself.
+    Cluster {
+        /// Hosts, without brackets, and ports to ask for the nodes; at least one.
+        seeds: Vec<(String, u16)>,
+    },
 }
 
 /// Whom to trust when Redis is reached by TLS.

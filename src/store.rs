@@ -37,11 +37,13 @@ pub use error::{BoxError, StoreError};
 pub use memory::MemoryStore;
 pub use scan::{Left, Page, Scan};
 
-use crate::config::{self, Format, NotificationPlace, Storage};
+use crate::config::{self, Format, NotificationPlace, RedisAddress, Storage};
+use cluster::Cluster;
 use near::{Known, Near, Writing};
 use remote::Fleet;
 
 mod breaker;
+mod cluster;
 mod error;
 mod memcached;
 mod memory;
@@ -274,7 +276,7 @@ pub enum Freshness {
     Fresh,
 }
 
-/// One worker's way to the records, with a [`Breaker`] in front of every server.
+/// One worker's way to the records, with a [`Breaker`] in front of every server or node.
 ///
 /// Cheap to clone; clones share connections and breakers. The memory engine's records and the near
 /// cache are shared by all workers, connections are not.
@@ -288,6 +290,7 @@ pub struct Store {
 enum Engine {
     Memory(MemoryStore),
     Remote(Fleet),
+    Cluster(Cluster),
 }
 
 impl Store {
@@ -324,7 +327,7 @@ impl Store {
     ///
     /// # Errors
     /// - [`StoreError::Unavailable`] when the certificates to trust can't be read.
-    /// - [`StoreError::Refused`] when the engine is not Redis: the others have no databases.
+    /// - [`StoreError::Refused`] when the engine is not Redis, or a cluster: they have no databases.
     ///
     /// # Cancel safety
     /// Nothing stays behind when the future is dropped.
@@ -336,6 +339,9 @@ impl Store {
         let config::Engine::Redis(redis) = &storage.engine else {
             return Err(StoreError::refused("this engine has no databases"));
         };
+        if matches!(redis.address, RedisAddress::Cluster { .. }) {
+            return Err(StoreError::refused("a cluster has no databases"));
+        }
         let redis = config::Redis {
             database,
             ..redis.clone()
@@ -349,8 +355,15 @@ impl Store {
         shared: &Shared,
     ) -> Result<Self, StoreError> {
         let near = shared.near(redis.database);
-        let fleet = Fleet::redis(storage, redis, near.clone()).await?;
-        let engine = Engine::Remote(fleet);
+        let engine = match &redis.address {
+            RedisAddress::Cluster { seeds } => {
+                let cluster = Cluster::connect(storage, redis, seeds, near.clone());
+                Engine::Cluster(cluster.await?)
+            }
+            RedisAddress::Tcp { .. } | RedisAddress::Unix(_) => {
+                Engine::Remote(Fleet::redis(storage, redis, near.clone()).await?)
+            }
+        };
         Ok(Self { engine, near })
     }
 
@@ -378,6 +391,7 @@ impl Store {
         match &self.engine {
             Engine::Memory(memory) => Ok(memory.load(key)),
             Engine::Remote(fleet) => fleet.load(key).await,
+            Engine::Cluster(cluster) => cluster.load(key).await,
         }
     }
 
@@ -400,6 +414,7 @@ impl Store {
         match &self.engine {
             Engine::Memory(memory) => memory.create(key, &bytes, ttl),
             Engine::Remote(fleet) => fleet.create(key, bytes, ttl).await,
+            Engine::Cluster(cluster) => cluster.create(key, bytes, ttl).await,
         }
     }
 
@@ -423,6 +438,7 @@ impl Store {
         match &self.engine {
             Engine::Memory(memory) => memory.replace(key, version, &bytes, ttl),
             Engine::Remote(fleet) => fleet.replace(key, version, bytes, ttl).await,
+            Engine::Cluster(cluster) => cluster.replace(key, version, bytes, ttl).await,
         }
     }
 
@@ -438,6 +454,7 @@ impl Store {
         match &self.engine {
             Engine::Memory(memory) => Ok(memory.remove(key, version)),
             Engine::Remote(fleet) => fleet.remove(key, version).await,
+            Engine::Cluster(cluster) => cluster.remove(key, version).await,
         }
     }
 
@@ -453,6 +470,7 @@ impl Store {
                 Ok(())
             }
             Engine::Remote(fleet) => fleet.delete(key).await,
+            Engine::Cluster(cluster) => cluster.delete(key).await,
         }
     }
 
@@ -465,6 +483,7 @@ impl Store {
         match &self.engine {
             Engine::Memory(memory) => Ok(memory.touch(key, ttl)),
             Engine::Remote(fleet) => fleet.touch(key, ttl).await,
+            Engine::Cluster(cluster) => cluster.touch(key, ttl).await,
         }
     }
 
@@ -476,6 +495,7 @@ impl Store {
         match &self.engine {
             Engine::Memory(_) => Ok(()),
             Engine::Remote(fleet) => fleet.ping().await,
+            Engine::Cluster(cluster) => cluster.ping().await,
         }
     }
 
@@ -486,6 +506,7 @@ impl Store {
         match &self.engine {
             Engine::Memory(_) => {}
             Engine::Remote(fleet) => fleet.distrust(),
+            Engine::Cluster(cluster) => cluster.distrust(),
         }
     }
 

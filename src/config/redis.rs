@@ -46,6 +46,7 @@ pub(super) fn read(
             section.reader().problem_between(&[&key], wrong);
         }
     }
+    refuse_in_cluster(section, &url, database, sessions.is_some());
     let password = password.or(url.password);
     let username = username.or(url.username);
     if username.is_some() && password.is_none() {
@@ -54,7 +55,12 @@ pub(super) fn read(
     }
     let ca_file = ca_file(section);
     if ca_file.is_some() && !url.tls {
-        let wrong = Wrong::new("has no effect without TLS", "url = \"rediss://...\"");
+        let right = if matches!(url.address, RedisAddress::Cluster { .. }) {
+            "url = \"rediss-cluster://...\""
+        } else {
+            "url = \"rediss://...\""
+        };
+        let wrong = Wrong::new("has no effect without TLS", right);
         section.problem_between(&["tls_ca_file", "url"], wrong);
     }
     Redis {
@@ -141,6 +147,40 @@ fn socket_path(node: &Node) -> Result<PathBuf, Wrong> {
     }
 }
 
+/// Refuses what needs a database that a cluster has not: it has number 0 alone.
+fn refuse_in_cluster(
+    section: &mut Section<'_, '_>,
+    url: &RedisUrl,
+    database: Option<u8>,
+    is_pycket: bool,
+) {
+    if !matches!(url.address, RedisAddress::Cluster { .. }) {
+        return;
+    }
+    if is_pycket {
+        let wrong = Wrong::new(
+            "does not work with a Redis Cluster, which has no second database, and which the Python \
+             library can't use",
+            "format = \"native\", or the redis:// of the server that the application uses",
+        );
+        section.problem_between(&["format", "url"], wrong);
+        return;
+    }
+    let wrong = |number: u8| {
+        let wrong = format!("a Redis Cluster has no database {number}, only 0");
+        Wrong::new(
+            wrong,
+            "remove the number; `key_prefix` keeps installations apart",
+        )
+    };
+    if let Some(number) = database.filter(|number| *number != 0) {
+        section.problem_between(&["database"], wrong(number));
+    }
+    if let Some(number) = url.database.filter(|number| *number != 0) {
+        section.problem_between(&["url"], wrong(number));
+    }
+}
+
 /// Refuses the ways to choose one database, where there are two.
 fn refuse_database(section: &mut Section<'_, '_>, url: &mut RedisUrl, sessions: u8) -> u8 {
     let wrong = "has no effect with format = \"pycket\", which has a database for sessions and one for \
@@ -202,11 +242,13 @@ impl Default for RedisUrl {
     }
 }
 
-/// Reads `redis://[[user]:password@]host[:port][/database]`, the same with `rediss://`, or
-/// `unix:/path`. The messages repeat nothing of it: there may be a password in it.
+/// Reads `redis://[[user]:password@]host[:port][/database]`, the same with `rediss://`, with more
+/// hosts after commas and `redis-cluster://` or `rediss-cluster://`, or `unix:/path`. The messages
+/// repeat nothing of it: there may be a password in it.
 fn redis_url(node: &Node) -> Result<RedisUrl, Wrong> {
     let text = parse::text(node)?;
-    let forms = "redis://host:6379, rediss://host:6379 or unix:/path";
+    let forms = "redis://host:6379, redis-cluster://host:6379,host:6379, the same with rediss, or \
+                 unix:/path";
     let (scheme, rest) = text
         .split_once(':')
         .ok_or_else(|| Wrong::new("not a URL", forms))?;
@@ -215,6 +257,11 @@ fn redis_url(node: &Node) -> Result<RedisUrl, Wrong> {
         ("redis" | "rediss", Some(rest)) => {
             let mut url = tcp_url(rest)?;
             url.tls = scheme == "rediss";
+            Ok(url)
+        }
+        ("redis-cluster" | "rediss-cluster", Some(rest)) => {
+            let mut url = cluster_url(rest)?;
+            url.tls = scheme == "rediss-cluster";
             Ok(url)
         }
         ("redis+unix" | "unix", _) => {
@@ -230,23 +277,52 @@ fn redis_url(node: &Node) -> Result<RedisUrl, Wrong> {
                 ..RedisUrl::default()
             })
         }
-        ("redis-cluster" | "rediss-cluster" | "redis-sentinel" | "rediss-sentinel", _) => Err(
-            Wrong::new(format!("{scheme}:// is not in this version yet"), forms),
-        ),
+        ("redis-sentinel" | "rediss-sentinel", _) => Err(Wrong::new(
+            format!("{scheme}:// is not in this version yet"),
+            forms,
+        )),
         _ => Err(Wrong::new("not a URL of Redis", forms)),
     }
 }
 
 fn tcp_url(rest: &str) -> Result<RedisUrl, Wrong> {
     let form = "redis://user:password@host:6379/0, reserved characters percent-encoded";
+    let (url, address) = before_and_after_host(rest, form)?;
+    let (host, port) = named_host(address, form)?;
+    Ok(RedisUrl {
+        address: RedisAddress::Tcp { host, port },
+        ..url
+    })
+}
+
+/// Each of the hosts is asked for the nodes of the cluster, until one answers.
+fn cluster_url(rest: &str) -> Result<RedisUrl, Wrong> {
+    let form = "redis-cluster://user:password@host:6379,host:6379, reserved characters \
+                percent-encoded";
+    let (url, addresses) = before_and_after_host(rest, form)?;
+    let seeds = addresses
+        .split(',')
+        .map(|address| named_host(address, form))
+        .collect::<Result<_, _>>()?;
+    Ok(RedisUrl {
+        address: RedisAddress::Cluster { seeds },
+        ..url
+    })
+}
+
+fn named_host(address: &str, form: &str) -> Result<(String, u16), Wrong> {
+    parse::host_and_port(address, DEFAULT_PORT)
+        .ok_or_else(|| Wrong::new("the URL names no host", form))
+}
+
+/// Reads user, password and database; gives what stands between them, too.
+fn before_and_after_host<'a>(rest: &'a str, form: &str) -> Result<(RedisUrl, &'a str), Wrong> {
     let wrong = |what: &str| Wrong::new(what, form);
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     let (user_info, address) = match authority.rsplit_once('@') {
         Some((user_info, address)) => (Some(user_info), address),
         None => (None, authority),
     };
-    let (host, port) = parse::host_and_port(address, DEFAULT_PORT)
-        .ok_or_else(|| wrong("the URL names no host"))?;
     let database = match path {
         "" => None,
         digits => Some(digits.parse().or(Err(wrong(
@@ -265,11 +341,11 @@ fn tcp_url(rest: &str) -> Result<RedisUrl, Wrong> {
             Some((username, password)) => (decode(username)?, decode(password)?),
             None => (None, None),
         };
-    Ok(RedisUrl {
-        address: RedisAddress::Tcp { host, port },
-        tls: false,
+    let url = RedisUrl {
         username,
         password,
         database,
-    })
+        ..RedisUrl::default()
+    };
+    Ok((url, address))
 }

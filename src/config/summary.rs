@@ -111,17 +111,27 @@ fn records(storage: &Storage) -> String {
 
 fn redis_address(redis: &Redis) -> String {
     let database = redis.database;
+    let tls = if redis.tls.is_some() { " with TLS" } else { "" };
     match &redis.address {
         RedisAddress::Unix(path) => format!("{}, database {database}", path.display()),
         RedisAddress::Tcp { host, port } => {
-            let tls = if redis.tls.is_some() { " with TLS" } else { "" };
-            let host = if host.contains(':') {
-                format!("[{host}]")
-            } else {
-                host.clone()
-            };
-            format!("{host}:{port}{tls}, database {database}")
+            format!("{}{tls}, database {database}", host_and_port(host, *port))
         }
+        RedisAddress::Cluster { seeds } => {
+            let seeds: Vec<String> = seeds
+                .iter()
+                .map(|(host, port)| host_and_port(host, *port))
+                .collect();
+            format!("the cluster of {}{tls}", seeds.join(", "))
+        }
+    }
+}
+
+fn host_and_port(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
     }
 }
 

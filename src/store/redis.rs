@@ -4,7 +4,7 @@
 //! is stored with that of the version's bytes: any format of records can be compared so, and only
 //! 40 bytes go over the wire for it. SHA-1 is what Redis offers; a collision would have to be
 //! between two records of one session, both written by the proxy. Every operation names a single
-//! key, so that a Redis Cluster could hold them.
+//! key, so that it may as well be one node of a Redis Cluster.
 //!
 //! A write that runs into the deadline may wait in the driver's queue and be sent later, hence it
 //! is ambiguous like one that was sent. Nothing is queued while the connection is known to be down.
@@ -32,8 +32,13 @@ use answer::classify;
 use loads::Loads;
 use tracking::Tracking;
 
+pub(super) use answer::Redirect;
+pub(super) use loads::Merging;
+pub(super) use node::Range;
+
 mod answer;
 mod loads;
+mod node;
 mod scan;
 mod settings;
 mod tracking;
@@ -66,8 +71,8 @@ pub(super) struct Redis {
     loads: Loads,
     /// The task that sends the loads.
     sender: AbortHandle,
-    /// For the near cache.
-    tracking: Option<Arc<Tracking>>,
+    /// For the near cache, with the task that follows it.
+    tracking: Option<(Arc<Tracking>, AbortHandle)>,
     /// Set while a connection that can't be trusted is being replaced.
     distrusted: Arc<AtomicBool>,
     /// The SHA-1 of the script, by which Redis knows it.
@@ -103,6 +108,11 @@ impl Drop for Redis {
         // The tasks would keep the connection for ever.
         self.connection.abort();
         self.sender.abort();
+        if let Some((tracking, follower)) = &self.tracking {
+            follower.abort();
+            // Nobody is told any more of changes to what was read over it.
+            tracking.lost();
+        }
     }
 }
 
@@ -116,19 +126,21 @@ impl Redis {
         storage: &Storage,
         redis: &config::Redis,
         name: &str,
+        merging: Merging,
         near: Option<Near>,
     ) -> Result<Self, StoreError> {
         let client = settings::client(storage, redis)?;
         let mut first_error = client.error_rx();
         let link = Arc::new(Link::default());
         tokio::spawn(watch(&client, Arc::clone(&link), name.to_owned()));
-        let tracking = near.map(|near| Arc::new(Tracking::new(&client, near)));
-        if let Some(tracking) = tracking.clone() {
-            let limit = storage.connect_timeout;
-            tokio::spawn(tracking.follow(client.clone(), name.to_owned(), limit));
-        }
+        let tracking = near.map(|near| {
+            let tracking = Arc::new(Tracking::new(&client, near));
+            let (name, limit) = (name.to_owned(), storage.connect_timeout);
+            let following = Arc::clone(&tracking).follow(client.clone(), name, limit);
+            (tracking, tokio::spawn(following).abort_handle())
+        });
         let loads = Loads::default();
-        let sending = loads.clone().send(client.clone(), storage.timeout);
+        let sending = loads.clone().send(client.clone(), merging, storage.timeout);
         // Whole before anything is waited for, so that the connection ends with it.
         let redis = Self {
             connection: client.connect(),
@@ -151,13 +163,26 @@ impl Redis {
         Ok(redis)
     }
 
+    /// Fails when these settings could reach no server at all.
+    pub(super) fn check(storage: &Storage, redis: &config::Redis) -> Result<(), StoreError> {
+        settings::client(storage, redis).map(drop)
+    }
+
+    /// Whether there is a connection.
+    pub(super) fn is_connected(&self) -> bool {
+        self.client().is_ok()
+    }
+
     pub(super) async fn load(&self, key: &Key) -> Result<Option<Record>, StoreError> {
         self.client()?;
-        let ticket = self.tracking.as_ref().map(|tracking| tracking.begin(key));
+        let ticket = self
+            .tracking
+            .as_ref()
+            .map(|(tracking, _)| tracking.begin(key));
         let answer = self.loads.get(redis_key(key)).await;
         let answer = answer.map_err(|error| self.failure(&error, Access::Read))?;
         let bytes = record(answer)?;
-        if let (Some(tracking), Some(ticket)) = (&self.tracking, ticket) {
+        if let (Some((tracking, _)), Some(ticket)) = (&self.tracking, ticket) {
             tracking.keep(key, ticket, bytes.as_ref());
         }
         Ok(bytes.map(|bytes| Record {
@@ -234,7 +259,7 @@ impl Redis {
     /// Closes the connection, fails what waits on it, and opens another.
     pub(super) fn distrust(&self) {
         // Also what it answered before.
-        if let Some(tracking) = &self.tracking {
+        if let Some((tracking, _)) = &self.tracking {
             tracking.lost();
         }
         if self.distrusted.swap(true, Ordering::Relaxed) {

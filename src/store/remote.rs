@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::breaker::{Access, Breaker, Guarded, guarded, guarded_read};
 use super::memcached::Memcached;
 use super::near::Near;
-use super::redis::Redis;
+use super::redis::{Merging, Redis};
 use super::{Created, Key, Record, Replaced, StoreError, Version};
 use crate::config::{self, PythonMemcached, Routing, Storage};
 
@@ -53,12 +53,16 @@ impl Fleet {
         let mut name = match &redis.address {
             config::RedisAddress::Tcp { host, port } => format!("{host}:{port}"),
             config::RedisAddress::Unix(path) => path.display().to_string(),
+            config::RedisAddress::Cluster { .. } => {
+                return Err(StoreError::refused("a cluster is not one server"));
+            }
         };
         if redis.database != 0 {
             // One server can be two stores, whose messages should differ.
             name = format!("{name} database {}", redis.database);
         }
-        let server = Server::Redis(Redis::connect(storage, redis, &name, near).await?);
+        let connected = Redis::connect(storage, redis, &name, Merging::OneCommand, near);
+        let server = Server::Redis(connected.await?);
         Ok(Self {
             first: Arc::new(Remote::new(name, server, storage)),
             others: Arc::new([]),

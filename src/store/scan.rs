@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::cluster::Cluster;
 use super::remote::Fleet;
 use super::{Engine, Key, Store, StoreError};
 
@@ -21,7 +22,7 @@ pub enum Left {
 /// A scan under way.
 #[derive(Debug)]
 pub struct Scan {
-    pub(super) fleet: Fleet,
+    over: Over,
     pub(super) prefix: String,
     /// Which server is being asked, of several.
     pub(super) server: usize,
@@ -29,6 +30,12 @@ pub struct Scan {
     pub(super) mark: String,
     /// What one memcached has listed and is yet to be given out.
     pub(super) listed: Option<VecDeque<Key>>,
+}
+
+#[derive(Clone, Debug)]
+enum Over {
+    Fleet(Fleet),
+    Cluster(Cluster),
 }
 
 /// Some keys, and where to go on.
@@ -44,27 +51,36 @@ pub struct Page {
 
 impl Store {
     /// Begins to list the keys that begin with `prefix`, or goes on at the `next` of an earlier
-    /// scan. A Redis that was started anew in between is listed from its beginning.
+    /// scan. A Redis that was started anew in between is listed from its beginning, and so is a
+    /// Redis Cluster whose slots have moved.
     ///
     /// # Errors
     /// [`StoreError::Refused`] with the memory engine, which only its own process can see, and for
     /// a `from` that no scan has given.
     pub fn scan(&self, prefix: &str, from: Option<&str>) -> Result<Scan, StoreError> {
-        let Engine::Remote(fleet) = &self.engine else {
-            return Err(StoreError::refused(
-                "sessions in memory are seen by their proxy only",
-            ));
+        let over = match &self.engine {
+            Engine::Memory(_) => {
+                return Err(StoreError::refused(
+                    "sessions in memory are seen by their proxy only",
+                ));
+            }
+            Engine::Remote(fleet) => Over::Fleet(fleet.clone()),
+            Engine::Cluster(cluster) => Over::Cluster(cluster.clone()),
         };
         let (server, mark) = match from {
             None => (0, ""),
             Some(from) => from
                 .split_once(':')
                 .and_then(|(server, mark)| Some((server.parse().ok()?, mark)))
-                .filter(|(server, _)| *server < fleet.len())
+                .filter(|(server, _)| match &over {
+                    Over::Fleet(fleet) => *server < fleet.len(),
+                    // Only the mark tells of which nodes it is.
+                    Over::Cluster(_) => true,
+                })
                 .ok_or_else(|| StoreError::refused("no scan of this store stands there"))?,
         };
         Ok(Scan {
-            fleet: fleet.clone(),
+            over,
             prefix: prefix.to_owned(),
             server,
             mark: mark.to_owned(),
@@ -82,6 +98,7 @@ impl Store {
                 "sessions in memory are seen by their proxy only",
             )),
             Engine::Remote(fleet) => fleet.left(key).await,
+            Engine::Cluster(cluster) => cluster.left(key).await,
         }
     }
 }
@@ -93,7 +110,10 @@ impl Scan {
     /// As [`Store::load`]; the same page can be asked for again. [`StoreError::Refused`] also when
     /// the server can't list its keys.
     pub async fn page(&mut self, count: u32) -> Result<Page, StoreError> {
-        self.fleet.clone().page(self, count).await
+        match self.over.clone() {
+            Over::Fleet(fleet) => fleet.page(self, count).await,
+            Over::Cluster(cluster) => cluster.page(self, count).await,
+        }
     }
 
     /// Takes a key apart: what follows the prefix, if it has it.

@@ -79,6 +79,8 @@ mod python_refusals;
 #[cfg(test)]
 mod python_sharing;
 #[cfg(test)]
+mod redis_cluster;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod route_policy;

@@ -14,9 +14,9 @@ use serde_json::json;
 
 use crate::fault_proxy::{Fault, FaultProxy};
 use crate::harness::{Address, Pycket};
-use crate::servers::{RedisServer, Reply};
+use crate::servers::{RedisCluster, RedisServer, Reply};
 use crate::stage::{Stage, Store as Place, commands, in_time, page, post};
-use crate::store_contract::{eventually, key, near_cache, redis, storage, stored, tcp};
+use crate::store_contract::{cluster, eventually, key, near_cache, redis, storage, stored, tcp};
 
 const TTL: Duration = Duration::from_mins(5);
 
@@ -273,6 +273,60 @@ async fn a_redis_that_tells_nothing_is_asked_each_time() {
         let seen = look(proxy.store(), &key).await;
         assert_eq!(seen.as_deref(), Some(value.as_bytes()));
     }
+}
+
+#[tokio::test]
+async fn each_node_of_a_cluster_tells_of_its_own_also_after_a_slot_has_moved() {
+    let mut servers = RedisCluster::start();
+    let Engine::Redis(redis) = cluster(&servers) else {
+        panic!("it is Redis");
+    };
+    let storage = storage(Engine::Redis(Redis {
+        near_cache: Some(near_cache()),
+        ..redis
+    }));
+    let (one, other) = (
+        Proxy::with(&storage, 1).await,
+        Proxy::with(&storage, 1).await,
+    );
+    let keys: Vec<String> = (0..3).map(|node| servers.key_of(node, "near:")).collect();
+    for (node, text) in keys.iter().enumerate() {
+        let key = Key::new("", text.as_bytes()).expect("it is visible ASCII");
+        stored(one.store(), &key, b"old").await;
+        kept(one.store(), &key, &servers.nodes()[node]).await;
+        assert_told(&one, &other, &key).await;
+    }
+    let moved = Key::new("", keys[0].as_bytes()).expect("it is visible ASCII");
+    kept(one.store(), &moved, &servers.nodes()[0]).await;
+    servers.begin_move(&keys[0], 0, 2);
+    servers.move_key(&keys[0], 0, 2);
+    servers.end_move(&keys[0], 0, 2);
+    assert_told(&one, &other, &moved).await;
+    kept(one.store(), &moved, &servers.nodes()[2]).await;
+    assert_told(&one, &other, &moved).await;
+    // One node that is gone takes along what all have said.
+    servers.kill(1);
+    eventually("it is not believed any more", async || {
+        let lost = Key::new("", keys[1].as_bytes()).expect("it is visible ASCII");
+        one.store().load(&lost, Freshness::Near).await.is_err()
+    })
+    .await;
+}
+
+/// Changes a record by one proxy and waits until the other sees it.
+async fn assert_told(one: &Proxy, other: &Proxy, key: &Key) {
+    let found = other.store().load(key, Freshness::Fresh).await;
+    let record = found.expect("the store answers").expect("it is there");
+    let new = Bytes::from([&record.bytes[..], b"+"].concat());
+    let written = other
+        .store()
+        .replace(key, &record.version, new.clone(), TTL)
+        .await;
+    assert!(matches!(written, Ok(Replaced::Stored(_))), "{written:?}");
+    eventually("the change is told", async || {
+        look(one.store(), key).await.as_ref() == Some(&new)
+    })
+    .await;
 }
 
 /// Two proxies of two workers count on six keys while their connections are cut all the time.

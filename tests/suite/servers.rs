@@ -14,6 +14,10 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+pub(crate) use cluster::{ClusterOptions, RedisCluster};
+
+mod cluster;
+
 /// How long a server may take to start or to answer. Only a broken one takes so long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -148,6 +152,22 @@ impl RedisServer {
 
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The port by which a node of a cluster talks with the others.
+    fn cluster_port(&self) -> u16 {
+        self.argument("--cluster-port")
+    }
+
+    /// The number that stands after this argument of the command line.
+    fn argument(&self, name: &str) -> u16 {
+        let mut arguments = self.options.arguments.iter().skip_while(|one| *one != name);
+        let value = arguments.nth(1).expect("the argument is there");
+        value.parse().expect("its value is a number")
+    }
+
+    fn is_running(&self) -> bool {
+        self.process.is_some()
     }
 
     pub(crate) fn tls_port(&self) -> u16 {

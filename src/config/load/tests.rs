@@ -768,6 +768,33 @@ fn urls_of_redis_are_taken_apart() {
 }
 
 #[test]
+fn urls_of_clusters_name_all_seeds() {
+    let cluster = |seeds: &[(&str, u16)]| RedisAddress::Cluster {
+        seeds: seeds.iter().map(|(h, p)| ((*h).to_owned(), *p)).collect(),
+    };
+    let full = redis("rediss-cluster://me:p%40ss@a.internal:7000,b,[::1]:7002/0").unwrap();
+    let seeds = [("a.internal", 7000), ("b", 6379), ("::1", 7002)];
+    assert_eq!(full.address, cluster(&seeds));
+    assert_eq!(full.username.as_deref(), Some("me"));
+    assert_eq!(full.password.unwrap().expose(), "p@ss");
+    assert_eq!(full.database, 0);
+    assert!(full.tls.is_some());
+    let one = redis("redis-cluster://db").unwrap();
+    assert_eq!(one.address, cluster(&[("db", 6379)]));
+    assert!(one.tls.is_none());
+}
+
+#[test]
+fn a_cluster_has_one_database_and_no_records_of_the_library() {
+    let with = |keys: &str| mistakes(&format!("engine = 'redis'\n[storage]\n{keys}"));
+    insta::assert_snapshot!(with("url = 'redis-cluster://a,b/1'"), @"storage.url: a Redis Cluster has no database 1, only 0; remove the number; `key_prefix` keeps installations apart");
+    insta::assert_snapshot!(with("url = 'redis-cluster://a,b'\ndatabase = 2"), @"storage.database: a Redis Cluster has no database 2, only 0; remove the number; `key_prefix` keeps installations apart");
+    insta::assert_snapshot!(with("url = 'redis-cluster://a,b'\nformat = 'pycket'"), @r#"storage.format: does not work with a Redis Cluster, which has no second database, and which the Python library can't use; format = "native", or the redis:// of the server that the application uses"#);
+    insta::assert_snapshot!(with("url = 'redis-cluster://a'\ntls_ca_file = 'ca.pem'"), @r#"storage.tls_ca_file: has no effect without TLS; url = "rediss-cluster://...""#);
+    assert_eq!(redis("redis-cluster://a/0").unwrap().database, 0);
+}
+
+#[test]
 fn other_urls_are_refused_and_not_repeated() {
     let refused = [
         "redis",
@@ -780,7 +807,12 @@ fn other_urls_are_refused_and_not_repeated() {
         "redis://me:hunter2@db/0?x=1",
         "redis://hunter2@db",
         "redis://me:%ff-hunter2@db",
-        "redis-cluster://me:hunter2@db",
+        "redis-cluster://me:hunter2@",
+        "redis-cluster://me:hunter2@db,",
+        "redis-cluster://me:hunter2@db,:7000",
+        "redis-cluster://me:hunter2@db,other:0",
+        "redis-cluster://me:hunter2@db/1",
+        "redis-cluster:me:hunter2@db",
         "redis-sentinel://me:hunter2@db",
         "unix:hunter2",
         "unix://hunter2/x",
@@ -1077,6 +1109,13 @@ fn servers_of_memcached_are_written_as_for_python_memcached() {
             "{version}"
         );
     }
+}
+
+#[test]
+fn the_summary_names_the_seeds_of_a_cluster() {
+    let text = "engine = 'redis'\n[storage]\nurl = 'rediss-cluster://me:secret@a,[::1]:7000'";
+    let text = summary(&file(text).unwrap());
+    insta::assert_snapshot!(text.lines().nth(1).unwrap(), @"storage   redis at the cluster of a:6379, [::1]:7000 with TLS, keys pycket:*");
 }
 
 #[test]

@@ -4,6 +4,9 @@
 //! work for a command. Under load, several exchanges reach their load before the worker's loop
 //! comes round; they share one `MGET`. An exchange that is alone waits for nobody: its command
 //! leaves when the loop has run what was ready.
+//!
+//! A node of a Redis Cluster answers an `MGET` only when all its keys are in one slot, so there
+//! each load is a `GET`. The driver is given them together, and writes them to the socket as one.
 
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
@@ -23,6 +26,15 @@ use tokio::time::timeout;
 
 /// The most keys in one command, so that one answer does not hold up the others for long.
 const MOST: usize = 64;
+
+/// How loads that wait together are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Merging {
+    /// As one `MGET`.
+    OneCommand,
+    /// As a `GET` each.
+    CommandEach,
+}
 
 /// The loads of one connection that have not been sent.
 #[derive(Clone, Debug, Default)]
@@ -66,9 +78,17 @@ impl Loads {
 
     /// Sends loads, for ever, and waits for each answer for so long; to be run as one task, which
     /// costs less than one for each command.
-    pub(super) async fn send(self, client: Client, limit: Duration) {
-        self.send_by(|batch| ask(client.clone(), batch, limit))
-            .await;
+    pub(super) async fn send(self, client: Client, merging: Merging, limit: Duration) {
+        self.send_by(|batch| {
+            let client = client.clone();
+            async move {
+                match merging {
+                    Merging::OneCommand => ask(client, batch, limit).await,
+                    Merging::CommandEach => ask_each(&client, batch, limit).await,
+                }
+            }
+        })
+        .await;
     }
 
     /// Has each command's loads asked for by `ask`. One that panics fails its own loads: nobody else
@@ -114,12 +134,23 @@ impl Loads {
     }
 }
 
+/// The commands are polled in one go, so the driver's queue has them all before it writes.
+async fn ask_each(client: &Client, waiting: Vec<Waiting>, limit: Duration) {
+    let asking = waiting.into_iter().map(|one| ask_one(client, one, limit));
+    let asking: FuturesUnordered<_> = asking.collect();
+    asking.collect::<()>().await;
+}
+
+async fn ask_one(client: &Client, Waiting { key, answer }: Waiting, limit: Duration) {
+    let value = in_time(limit, pin!(client.get(key))).await;
+    // Whoever asked may be gone; nobody else needs to know.
+    drop(answer.send(value));
+}
+
 async fn ask(client: Client, mut waiting: Vec<Waiting>, limit: Duration) {
     if waiting.len() < 2 {
-        if let Some(Waiting { key, answer }) = waiting.pop() {
-            let value = in_time(limit, pin!(client.get(key))).await;
-            // Whoever asked may be gone; nobody else needs to know.
-            drop(answer.send(value));
+        if let Some(one) = waiting.pop() {
+            ask_one(&client, one, limit).await;
         }
         return;
     }

@@ -41,7 +41,7 @@ pub(super) fn client(storage: &Storage, redis: &Redis) -> Result<Client, StoreEr
             .password
             .as_ref()
             .map(|password| password.expose().to_owned()),
-        server: server(&redis.address),
+        server: server(&redis.address)?,
         // RESP3 has what changes told over the connection that the answers come by.
         version: if redis.near_cache.is_some() {
             RespVersion::RESP3
@@ -69,29 +69,36 @@ pub(super) fn client(storage: &Storage, redis: &Redis) -> Result<Client, StoreEr
     ))
 }
 
-fn server(address: &RedisAddress) -> ServerConfig {
-    match address {
+fn server(address: &RedisAddress) -> Result<ServerConfig, StoreError> {
+    Ok(match address {
         RedisAddress::Tcp { host, port } => ServerConfig::Centralized {
             server: Server::new(host.as_str(), *port),
         },
         RedisAddress::Unix(path) => ServerConfig::Unix { path: path.clone() },
-    }
+        RedisAddress::Cluster { .. } => {
+            return Err(StoreError::refused(
+                "a cluster is reached by its nodes, each by a client of its own",
+            ));
+        }
+    })
 }
 
 fn connection(storage: &Storage) -> ConnectionConfig {
     ConnectionConfig {
         connection_timeout: storage.connect_timeout,
         internal_command_timeout: storage.connect_timeout,
+        // The three options of clusters have no effect, since no client has more than one server:
+        // `store::cluster` routes, and follows redirections, itself.
         cluster_cache_update_delay: Duration::ZERO,
-        max_command_attempts: 1, // a write that may have happened is not sent again
         max_redirections: 0,
+        disable_cluster_health_check: true,
+        max_command_attempts: 1, // a write that may have happened is not sent again
         // The breaker gives up a connection that is silent; a timer for each command would do it
         // a second time.
         unresponsive: UnresponsiveConfig::default(),
         reconnect_on_auth_error: true,
         auto_client_setname: false,
         max_command_buffer_len: MAX_QUEUED_COMMANDS,
-        disable_cluster_health_check: true,
         tcp: TcpConfig {
             nodelay: Some(true),
             linger: None,
