@@ -39,6 +39,7 @@ pub use scan::{Left, Page, Scan};
 use crate::config::{self, Storage};
 use remote::Fleet;
 
+mod batch;
 mod breaker;
 mod error;
 mod memcached;
