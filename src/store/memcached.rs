@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use memcache::exp::{
-    AsyncMetaClient, Delete, Error, Get, Meta, MutationResult, MutationStatus, Operation, Set,
+    AsyncMetaClient, Delete, Error, Get, Meta, MutationResult, MutationStatus, Operation, Router,
+    Set,
 };
 use tokio::task::AbortHandle;
 
@@ -177,8 +178,10 @@ impl Memcached {
             return Ok(client.clone());
         }
         let client = AsyncMetaClient::builder()
+            .router(OneServer)
             .connect_timeout(Some(self.connect_timeout))
-            .io_timeout(Some(self.timeout))
+            // Whoever asks has a bound on all of it, which would be over before the driver's.
+            .io_timeout(None)
             .max_connections(Some(self.max_connections))
             .max_idle(self.max_connections)
             .max_idle_age(MAX_IDLE_AGE)
@@ -198,6 +201,15 @@ impl Memcached {
             self.distrust();
         }
         failure
+    }
+}
+
+/// The fleet has chosen the server; the driver would hash each key to choose among one.
+struct OneServer;
+
+impl Router for OneServer {
+    fn route(&self, _key: &[u8], _servers: &[String]) -> usize {
+        0
     }
 }
 
