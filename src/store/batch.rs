@@ -139,7 +139,7 @@ mod tests {
             let together = u32::try_from(batch.len()).unwrap();
             for one in batch {
                 assert_ne!(one.key, 0, "as a driver might");
-                drop(one.answer.send(together));
+                one.answer.send(together).unwrap();
             }
         });
         tokio::spawn(counting)
