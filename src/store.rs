@@ -42,6 +42,7 @@ use cluster::Cluster;
 use near::{Known, Near, Writing};
 use remote::Fleet;
 
+mod batch;
 mod breaker;
 mod cluster;
 mod error;

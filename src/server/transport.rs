@@ -161,10 +161,11 @@ impl<T> Gauged<T> {
 impl Gauged<Transport> {
     /// Gives back bytes that were read and not used: the beginning of a head.
     pub(super) fn unread(&mut self, bytes: Bytes) {
+        // Nothing is left of a buffer that would be kept by an empty piece of it.
         if !bytes.is_empty() {
             self.gauge.has_read();
+            self.unread = bytes;
         }
-        self.unread = bytes;
     }
 
     /// Waits until there is something to read, or nothing will come any more. What has been written is

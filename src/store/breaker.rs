@@ -47,6 +47,21 @@ pub(super) enum Access {
     Write,
 }
 
+/// Why a read failed, and whether that says anything of the server that is not known yet.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) error: StoreError,
+    /// Not for reads that failed together with another one, which counts.
+    pub(super) counts: bool,
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        let counts = true;
+        Self { error, counts }
+    }
+}
+
 impl Breaker {
     pub(super) fn new(server: String, storage: &Storage) -> Self {
         Self {
@@ -131,12 +146,15 @@ pub(super) async fn guarded<G: Guarded, T>(
 
 /// As [`guarded`], for a read that ends with [`StoreError::TimedOut`] by itself when its time is
 /// over.
-pub(super) async fn guarded_read<G: Guarded, T>(
+pub(super) async fn guarded_read<G: Guarded, T, E: Into<Failed>>(
     target: &Arc<G>,
-    operation: impl Future<Output = Result<T, StoreError>>,
+    operation: impl Future<Output = Result<T, E>>,
 ) -> Result<T, StoreError> {
     target.breaker().check()?;
-    let outcome = operation.await;
+    let outcome = match operation.await.map_err(Into::into) {
+        Err(failed) if !failed.counts => return Err(failed.error),
+        outcome => outcome.map_err(|failed| failed.error),
+    };
     let is_silent = matches!(outcome, Err(StoreError::TimedOut));
     judge(target, outcome, is_silent)
 }

@@ -52,6 +52,19 @@ impl StoreError {
         }
     }
 
+    /// The same failure, for another operation that it meets, too.
+    pub(super) fn again(&self) -> Self {
+        match self {
+            Self::Unavailable(cause) => Self::unavailable(cause.to_string()),
+            Self::TimedOut => Self::TimedOut,
+            Self::Ambiguous(cause) => Self::ambiguous(cause.to_string()),
+            Self::Corrupt(cause) => Self::corrupt(cause.to_string()),
+            Self::Refused(cause) => Self::refused(cause.to_string()),
+            Self::Unfit(cause) => Self::Unfit(cause.to_string().into()),
+            &Self::TooLarge { size, limit } => Self::TooLarge { size, limit },
+        }
+    }
+
     pub(super) fn unavailable(cause: impl Into<Cause>) -> Self {
         Self::Unavailable(Box::new(cause.into()))
     }

@@ -3,19 +3,23 @@
 //! The version of a record is memcached's CAS number. It counts per server and starts again when
 //! the server does, which loses all records with it.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use memcache::exp::{
-    AsyncMetaClient, Delete, Error, Get, Meta, MutationResult, MutationStatus, Operation, Set,
+    AsyncMetaClient, Delete, Error, Get, Meta, MutationResult, MutationStatus, Operation, Router,
+    Set,
 };
+use tokio::task::AbortHandle;
 
-use super::{Created, Key, Record, Replaced, StoreError, Version};
+use super::{Created, Key, Replaced, StoreError, Version};
 use crate::clock::{self, Timestamp};
 use crate::config::Storage;
+use loads::Loads;
 
 mod dump;
+mod loads;
 
 /// Longer lifetimes are read as a moment (memcached `doc/protocol.txt`, "Expiration times").
 const MAX_RELATIVE_SECS: u64 = 30 * 24 * 60 * 60;
@@ -35,6 +39,9 @@ pub(super) struct Memcached {
     /// `None` until the name was resolved, and again when the server can't be reached: its
     /// address may have changed.
     client: Mutex<Option<AsyncMetaClient>>,
+    loads: Loads,
+    /// The task that sends the loads.
+    sender: AbortHandle,
 }
 
 impl std::fmt::Debug for Memcached {
@@ -45,39 +52,38 @@ impl std::fmt::Debug for Memcached {
     }
 }
 
+impl Drop for Memcached {
+    fn drop(&mut self) {
+        // Nobody else would end it.
+        self.sender.abort();
+    }
+}
+
 impl Memcached {
     /// What one key and its record may take together. An item is at most 1 MiB by default (`-I`),
     /// its header included; the header is below 100 bytes.
     pub(super) const MAX_ITEM: usize = 1024 * 1024 - 256;
 
-    pub(super) fn new(address: String, storage: &Storage, max_connections: usize) -> Self {
-        Self {
-            address,
-            connect_timeout: storage.connect_timeout,
-            timeout: storage.timeout,
-            max_connections,
-            client: Mutex::new(None),
-        }
+    /// Connections are opened by the first operations, and live on this runtime.
+    pub(super) fn start(address: String, storage: &Storage, max_connections: usize) -> Arc<Self> {
+        Arc::new_cyclic(|server| {
+            let loads = Loads::default();
+            let sending = loads::send(loads.clone(), Weak::clone(server));
+            Self {
+                address,
+                connect_timeout: storage.connect_timeout,
+                timeout: storage.timeout,
+                max_connections,
+                client: Mutex::new(None),
+                loads,
+                sender: tokio::spawn(sending).abort_handle(),
+            }
+        })
     }
 
     #[cfg(test)]
     pub(super) fn address(&self) -> &str {
         &self.address
-    }
-
-    pub(super) async fn load(&self, key: &Key) -> Result<Option<Record>, StoreError> {
-        let operation = Get::new(key.as_bytes()).meta(Meta::NONE.cas());
-        let found = self.run(operation).await?;
-        if !found.hit() {
-            return Ok(None);
-        }
-        match (found.value, found.item.cas) {
-            (Some(value), Some(cas)) if !value.is_empty() => Ok(Some(Record {
-                bytes: value.into(),
-                version: Version::number(key, cas),
-            })),
-            _ => Err(StoreError::corrupt("an item without value or version")),
-        }
     }
 
     pub(super) async fn create(
@@ -172,8 +178,10 @@ impl Memcached {
             return Ok(client.clone());
         }
         let client = AsyncMetaClient::builder()
+            .router(OneServer)
             .connect_timeout(Some(self.connect_timeout))
-            .io_timeout(Some(self.timeout))
+            // Whoever asks has a bound on all of it, which would be over before the driver's.
+            .io_timeout(None)
             .max_connections(Some(self.max_connections))
             .max_idle(self.max_connections)
             .max_idle_age(MAX_IDLE_AGE)
@@ -193,6 +201,15 @@ impl Memcached {
             self.distrust();
         }
         failure
+    }
+}
+
+/// The fleet has chosen the server; the driver would hash each key to choose among one.
+struct OneServer;
+
+impl Router for OneServer {
+    fn route(&self, _key: &[u8], _servers: &[String]) -> usize {
+        0
     }
 }
 

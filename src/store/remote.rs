@@ -41,7 +41,7 @@ struct Remote {
 #[derive(Debug)]
 enum Server {
     Redis(Redis),
-    Memcached(Memcached),
+    Memcached(Arc<Memcached>),
 }
 
 impl Fleet {
@@ -70,7 +70,7 @@ impl Fleet {
         })
     }
 
-    /// `servers` has at least one element; connections are opened by the first operations.
+    /// `servers` has at least one element.
     pub(super) fn memcached(
         storage: &Storage,
         servers: &[String],
@@ -80,7 +80,7 @@ impl Fleet {
         let remotes: Vec<Arc<Remote>> = servers
             .iter()
             .map(|address| {
-                let server = Memcached::new(address.clone(), storage, max_connections);
+                let server = Memcached::start(address.clone(), storage, max_connections);
                 let server = Server::Memcached(server);
                 Arc::new(Remote::new(address.clone(), server, storage))
             })
@@ -130,11 +130,7 @@ impl Fleet {
         let remote = self.of(key);
         match &remote.server {
             Server::Redis(redis) => guarded_read(remote, redis.load(key)).await,
-            Server::Memcached(memcached) => {
-                // The drivers' futures are kilobytes, and so would be everything that holds one.
-                let mut operation = Box::pin(memcached.load(key));
-                guarded(remote, Access::Read, operation.as_mut()).await
-            }
+            Server::Memcached(memcached) => guarded_read(remote, memcached.load(key)).await,
         }
     }
 
@@ -146,6 +142,7 @@ impl Fleet {
     ) -> Result<Created, StoreError> {
         let remote = self.of(key);
         remote.check_size(key, &bytes)?;
+        // The drivers' futures are kilobytes, and so would be everything that holds one.
         let mut operation = Box::pin(async {
             match &remote.server {
                 Server::Redis(redis) => redis.create(key, bytes, ttl).await,
@@ -401,8 +398,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn keys_spread_evenly_and_in_any_order_of_servers() {
+    #[tokio::test]
+    async fn keys_spread_evenly_and_in_any_order_of_servers() {
         let owner = owners(&["a:11211", "b:11211", "c:11211"], 30_000);
         let mut counts: HashMap<&str, u32> = HashMap::new();
         for server in &owner {
@@ -416,8 +413,8 @@ mod tests {
         assert_eq!(owner, owners(&["c:11211", "a:11211", "b:11211"], 30_000));
     }
 
-    #[test]
-    fn removed_server_moves_only_its_own_keys() {
+    #[tokio::test]
+    async fn removed_server_moves_only_its_own_keys() {
         let three = owners(&["a:11211", "b:11211", "c:11211"], 3_000);
         let two = owners(&["a:11211", "c:11211"], 3_000);
         for (before, after) in three.iter().zip(&two) {
@@ -425,8 +422,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn python_memcached_finds_a_key_on_the_same_server() {
+    #[tokio::test]
+    async fn python_memcached_finds_a_key_on_the_same_server() {
         let vectors: Json =
             serde_json::from_str(include_str!("../../tests/vectors/memcached_servers.json"))
                 .unwrap();
@@ -448,8 +445,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_server_that_is_named_twice_has_two_buckets() {
+    #[tokio::test]
+    async fn a_server_that_is_named_twice_has_two_buckets() {
         let version = PythonMemcached::HashFromZero;
         let twice = python(&[("a:1", 1), ("b:1", 1), ("a:1", 1)], version);
         let weighted = python(&[("a:1", 1), ("b:1", 1), ("c:1", 1)], version);
@@ -462,8 +459,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn weights_that_are_sizes_of_memory_do_not_overflow() {
+    #[tokio::test]
+    async fn weights_that_are_sizes_of_memory_do_not_overflow() {
         let fleet = python(
             &[("a:1", u32::MAX), ("b:1", u32::MAX)],
             PythonMemcached::HashFromZero,

@@ -3,9 +3,14 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
 use pycket::config::{Engine, Redis, RedisTls, Routing, Secret, Storage};
-use pycket::store::{Created, Freshness, Replaced, Shared, Store, StoreError};
+use pycket::store::{Created, Freshness, Key, Replaced, Shared, Store, StoreError};
+use tokio::task::spawn_blocking;
 
+use crate::fault_proxy::{Fault, FaultProxy};
+use crate::harness::Address as _;
 use crate::servers::{MemcachedServer, RedisOptions, RedisServer, Reply};
 use crate::store_contract::{eventually, key, loaded, redis, storage, stored, tcp};
 
@@ -14,8 +19,12 @@ const TIMEOUT: Duration = Duration::from_millis(300);
 const FAILURES: u32 = 3;
 
 async fn open(engine: Engine) -> Store {
+    open_for(engine, TIMEOUT).await
+}
+
+async fn open_for(engine: Engine, timeout: Duration) -> Store {
     let storage = Storage {
-        timeout: TIMEOUT,
+        timeout,
         breaker_failures: FAILURES,
         ..storage(engine)
     };
@@ -172,6 +181,119 @@ async fn one_dead_memcached_does_not_take_the_others_with_it() {
         "both servers have keys: {lost} lost"
     );
     store.ping().await.expect("one server answers");
+}
+
+/// A store on memcached with so many records of 100 bytes, each another one, and a relay before it.
+/// It waits long, so that only what is meant to fail does.
+async fn behind_relay(server: &MemcachedServer, records: u8) -> (Store, FaultProxy, Vec<Key>) {
+    let relay = FaultProxy::to(server.address().parse().expect("it is an address"));
+    let engine = memcached(vec![relay.address().to_string()]);
+    let store = open_for(engine, Duration::from_secs(10)).await;
+    let mut keys = Vec::new();
+    for number in 0..records {
+        let key = key(&format!("together-{number}"));
+        let created = store
+            .create(&key, Bytes::from(vec![number; 100]), TTL)
+            .await;
+        assert!(matches!(created, Ok(Created::Stored(_))), "{created:?}");
+        keys.push(key);
+    }
+    (store, relay, keys)
+}
+
+#[tokio::test]
+async fn loads_of_one_turn_are_one_message_to_memcached_and_each_has_its_own_answer() {
+    let server = MemcachedServer::start();
+    let (store, relay, mut keys) = behind_relay(&server, 20).await;
+    keys.insert(10, key("absent"));
+    relay.set(Fault::Pass);
+    let read = join_all(keys.iter().map(|key| store.load(key, Freshness::Near))).await;
+    // The driver numbers the keys of a message.
+    relay.wait_for(" O20\r\n");
+
+    for (key, record) in keys.iter().zip(read) {
+        let Some(record) = record.expect("the store answers") else {
+            assert_eq!(*key, keys[10]);
+            continue;
+        };
+        let new = record.bytes.slice(..50);
+        let next = store.replace(key, &record.version, new.clone(), TTL).await;
+        assert!(matches!(next, Ok(Replaced::Stored(_))), "{next:?}");
+        assert_eq!(loaded(&store, key).await, Some(new));
+    }
+    let own = join_all(keys.iter().map(|key| loaded(&store, key))).await;
+    let bytes = own.iter().flatten().map(|bytes| bytes[0]);
+    assert!(bytes.eq(0..20), "none has another one's");
+}
+
+#[tokio::test]
+async fn memcached_connection_that_breaks_within_an_answer_fails_what_is_behind_it_and_counts_once()
+{
+    let server = MemcachedServer::start();
+    let (store, relay, keys) = behind_relay(&server, 20).await;
+    for (fault, answered) in [
+        (Fault::Cut(1000), 5..10),
+        (Fault::Cut(0), 0..1),
+        // It may overtake what was sent before it.
+        (Fault::Reset(1000), 0..10),
+    ] {
+        relay.once(fault);
+        let read = join_all(keys.iter().map(|key| store.load(key, Freshness::Near))).await;
+        let good = read.iter().take_while(|record| record.is_ok()).count();
+        assert!(answered.contains(&good), "{good}");
+        for (number, record) in (0..).zip(&read) {
+            match record {
+                Ok(record) => assert_eq!(record.as_ref().unwrap().bytes[..], [number; 100]),
+                Err(error) => assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}"),
+            }
+        }
+        // The breaker would be open after three failures.
+        let again = join_all(keys.iter().map(|key| store.load(key, Freshness::Near))).await;
+        assert!(again.iter().all(Result::is_ok), "{again:?}");
+    }
+}
+
+#[tokio::test]
+async fn load_that_goes_away_after_it_was_sent_leaves_the_others_their_answers() {
+    let server = MemcachedServer::start();
+    let (store, relay, keys) = behind_relay(&server, 3).await;
+    relay.set(Fault::Latency(Duration::from_millis(50)));
+    let mut loads: Vec<_> = keys
+        .iter()
+        .map(|key| Box::pin(store.load(key, Freshness::Near)))
+        .collect();
+    for load in &mut loads {
+        assert!(load.as_mut().now_or_never().is_none());
+    }
+    let sent = spawn_blocking(move || {
+        relay.wait_for(" O2\r\n");
+        relay
+    });
+    let _relay = sent.await.expect("they are sent");
+    drop(loads.remove(1));
+    let read = join_all(loads).await;
+    let bytes = read
+        .into_iter()
+        .map(|record| record.unwrap().unwrap().bytes[0]);
+    assert!(bytes.eq([0, 2]));
+}
+
+#[tokio::test]
+async fn silence_that_many_loads_have_waited_for_opens_the_breaker_at_once() {
+    let server = MemcachedServer::start();
+    let (_patient, relay, keys) = behind_relay(&server, 3).await;
+    let store = open(memcached(vec![relay.address().to_string()])).await;
+    relay.set(Fault::Stall(150));
+    let start = Instant::now();
+    let read = join_all(keys.iter().map(|key| store.load(key, Freshness::Near))).await;
+    let silent = |record: &Result<_, _>| matches!(record, Err(StoreError::TimedOut));
+    assert!(read.iter().all(silent), "{read:?}");
+    assert!(start.elapsed() < TIMEOUT * 3, "they wait together");
+    let known = store.load(&keys[0], Freshness::Near).await;
+    assert!(
+        matches!(known, Err(StoreError::Unavailable(_))),
+        "{known:?}"
+    );
 }
 
 #[tokio::test]
