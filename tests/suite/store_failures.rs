@@ -296,6 +296,43 @@ async fn silence_that_many_loads_have_waited_for_opens_the_breaker_at_once() {
     );
 }
 
+/// 300 loads that waited for one another would take half a minute.
+#[tokio::test]
+async fn a_slow_store_costs_time_and_not_throughput() {
+    const LATE: Duration = Duration::from_millis(100);
+    let (redis_server, memcached_server) = (RedisServer::start(), MemcachedServer::start());
+    let relays = [
+        FaultProxy::to(([127, 0, 0, 1], redis_server.port()).into()),
+        FaultProxy::to(
+            memcached_server
+                .address()
+                .parse()
+                .expect("it is an address"),
+        ),
+    ];
+    let engines = [
+        Engine::Redis(redis(tcp(relays[0].address().port()))),
+        memcached(vec![relays[1].address().to_string()]),
+    ];
+    for (engine, relay) in engines.into_iter().zip(&relays) {
+        let storage = storage(engine);
+        let shared = Shared::for_storage(&storage);
+        let store = Store::connect(&storage, &shared).await;
+        let store = store.expect("the settings are right");
+        let keys: Vec<Key> = (0..300).map(|n| key(&format!("slow{n}"))).collect();
+        for key in &keys {
+            stored(&store, key, b"x").await;
+        }
+        relay.set(Fault::Latency(LATE));
+        let start = Instant::now();
+        let read = join_all(keys.iter().map(|key| loaded(&store, key))).await;
+        let took = start.elapsed();
+        assert!(read.iter().all(Option::is_some));
+        assert!(took >= LATE, "{took:?}");
+        assert!(took < LATE * 30, "{took:?}");
+    }
+}
+
 #[tokio::test]
 async fn store_that_is_down_at_the_start_does_not_stop_the_proxy() {
     let mut server = RedisServer::start();
