@@ -204,15 +204,23 @@ impl Limits {
     ///
     /// The first limit that it breaks.
     pub fn check(&self, session: &Session) -> Result<(), LimitExceeded> {
+        let (mut count, mut longest) = (0_usize, 0);
+        let mut take = |size: usize| {
+            count += 1;
+            longest = size.max(longest);
+        };
         // Damaged values were reported when the patch was applied.
-        let values = session.values.to_map().unwrap_or_default();
-        let opaque = &session.opaque.names;
-        let count = values.len().saturating_add(opaque.len());
-        let notifications = session.notifications.entries();
-        let names = values
+        for (name, _) in session.values.members().map_while(Result::ok) {
+            take(name.len());
+        }
+        session
+            .opaque
+            .names
             .keys()
-            .chain(opaque.keys())
-            .chain(notifications.iter().map(|entry| &entry.name));
+            .for_each(|name| take(name.len()));
+        let notifications = session.notifications.entries();
+        let sizes = notifications.iter().map(|entry| entry.name.len());
+        let longest = sizes.fold(longest, usize::max);
         let checks = [
             (count > self.max_names).then_some(LimitExceeded::Names {
                 count,
@@ -224,13 +232,10 @@ impl Limits {
                     limit: self.max_notifications,
                 },
             ),
-            names
-                .map(String::len)
-                .find(|&size| size > self.max_name_bytes)
-                .map(|size| LimitExceeded::NameLength {
-                    size,
-                    limit: self.max_name_bytes,
-                }),
+            (longest > self.max_name_bytes).then_some(LimitExceeded::NameLength {
+                size: longest,
+                limit: self.max_name_bytes,
+            }),
         ];
         checks.into_iter().flatten().next().map_or(Ok(()), Err)
     }
