@@ -53,6 +53,7 @@ async fn bench() -> Outcome<ExitCode> {
     };
     let memory = proxy(Engine::Memory).await?;
     let redis = proxy(Engine::Redis).await?;
+    let near = proxy(Engine::Near).await?;
     let memcached = proxy(Engine::Memcached).await?;
     let directory = tempfile::tempdir()?;
     let nginx = nginx(application, directory.path()).await?;
@@ -68,6 +69,7 @@ async fn bench() -> Outcome<ExitCode> {
     for (name, proxy) in [
         ("session, memory", &memory),
         ("session, Redis", &redis),
+        ("session, near cache", &near),
         ("session, memcached", &memcached),
     ] {
         let server = &proxy.server;
@@ -87,7 +89,7 @@ async fn bench() -> Outcome<ExitCode> {
         }
     }
     report(&scenarios)?;
-    for proxy in [memory, redis, memcached] {
+    for proxy in [memory, redis, near, memcached] {
         proxy.server.stop().await?;
     }
     Ok(ExitCode::SUCCESS)

@@ -52,10 +52,11 @@ const fn scenario(
     }
 }
 
-const SCENARIOS: [Scenario; 6] = [
+const SCENARIOS: [Scenario; 7] = [
     scenario("plain", Engine::Redis, PAGE, false),
     scenario("read_memory", Engine::Memory, PAGE, true),
     scenario("read_redis", Engine::Redis, PAGE, true),
+    scenario("read_near", Engine::Near, PAGE, true),
     scenario("read_memcached", Engine::Memcached, PAGE, true),
     scenario("change_redis", Engine::Redis, CHANGE, true),
     scenario("begin_redis", Engine::Redis, BEGIN, false),

@@ -31,6 +31,8 @@ pub(crate) enum Engine {
     Memory,
     /// In Redis.
     Redis,
+    /// In Redis, with the near cache before it.
+    Near,
     /// In memcached.
     Memcached,
 }
@@ -39,7 +41,7 @@ impl fmt::Display for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Memory => "memory",
-            Self::Redis => "redis",
+            Self::Redis | Self::Near => "redis",
             Self::Memcached => "memcached",
         })
     }

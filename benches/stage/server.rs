@@ -131,9 +131,16 @@ impl Proxy {
         );
         match engine {
             Engine::Memory => {}
-            Engine::Redis => {
+            Engine::Redis | Engine::Near => {
                 let redis = stores.redis.address;
                 writeln!(config, "storage.url = 'redis://{redis}'")?;
+                // So long that only what Redis tells counts.
+                let cache = "cache.enabled = true\ncache.max_staleness = '1h'";
+                writeln!(
+                    config,
+                    "{}",
+                    if engine == Engine::Near { cache } else { "" }
+                )?;
             }
             Engine::Memcached => {
                 let memcached = stores.memcached.address;
