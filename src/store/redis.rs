@@ -396,6 +396,10 @@ fn watch(client: &Client, link: Arc<Link>, name: String) -> impl Future<Output =
             if logged.is_none_or(|last| now.duration_since(last) >= LOG_INTERVAL) {
                 logged = Some(now);
                 let error = answer::text(&error);
+                if error.contains("unknown command 'HELLO'") {
+                    tracing::warn!(server = %name, %error, "the connection to Redis failed: [cache] needs Redis 6 or later");
+                    continue;
+                }
                 tracing::warn!(server = %name, %error, "the connection to Redis failed");
             }
         }

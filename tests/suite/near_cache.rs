@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::fault_proxy::{Fault, FaultProxy};
 use crate::harness::{Address, Pycket};
-use crate::servers::{RedisCluster, RedisServer, Reply};
+use crate::servers::{RedisCluster, RedisOptions, RedisServer, Reply};
 use crate::stage::{Stage, Store as Place, commands, in_time, page, post};
 use crate::store_contract::{cluster, eventually, key, near_cache, redis, storage, stored, tcp};
 
@@ -327,6 +327,18 @@ async fn assert_told(one: &Proxy, other: &Proxy, key: &Key) {
         look(one.store(), key).await.as_ref() == Some(&new)
     })
     .await;
+}
+
+#[test]
+fn a_redis_that_is_too_old_is_told_so() {
+    let server = RedisServer::start_with(RedisOptions {
+        arguments: ["--rename-command", "HELLO", ""]
+            .map(str::to_owned)
+            .to_vec(),
+        ..RedisOptions::default()
+    });
+    let stage = Stage::on(Place::Near(server), "");
+    stage.pycket.says("[cache] needs Redis 6 or later");
 }
 
 /// Two proxies of two workers count on six keys while their connections are cut all the time.
