@@ -245,11 +245,13 @@ impl Feed {
         }
     }
 
-    /// The connection was lost, or is another one than before.
+    /// The connection was lost, or is another one than before. Over one that was not told of changes
+    /// nothing was kept, so what others keep stays.
     pub(super) fn lost(&mut self) {
-        self.is_told = false;
         self.losses = self.losses.wrapping_add(1);
-        self.near.clear();
+        if std::mem::take(&mut self.is_told) {
+            self.near.clear();
+        }
     }
 
     /// To be called before the store is asked to tell this connection of changes; `None` when it does.
@@ -260,7 +262,7 @@ impl Feed {
     /// The store has agreed, and tells this connection of changes; `false` when that was another
     /// connection, which was lost since.
     pub(super) fn agreed(&mut self, asked: Asked) -> bool {
-        self.is_told = asked.0 == self.losses;
+        self.is_told |= asked.0 == self.losses;
         self.is_told
     }
 
@@ -404,6 +406,15 @@ mod tests {
         for key in &keys {
             assert_eq!(text(&near.get(key, now)), "nothing");
         }
+    }
+
+    #[test]
+    fn a_connection_that_was_never_told_takes_nothing_along() {
+        let near = near(1 << 20);
+        let (feed, key, now) = (told(&near), key("a"), Instant::now());
+        feed.keep(&key, feed.begin(&key, now), Some(&OLD), now);
+        Feed::new(near.clone()).lost();
+        assert_eq!(text(&near.get(&key, now)), "old");
     }
 
     #[test]

@@ -445,8 +445,7 @@ fn near_to<'s>(stage: &'s Stage, browser: &mut Browser) -> &'s RedisServer {
 
 #[test]
 fn a_session_is_read_from_redis_once_and_from_then_on_near() {
-    // The first connection of another worker, which may come later, would empty the cache.
-    let stage = Stage::on(Place::near(), "workers = 1");
+    let stage = Stage::on(Place::near(), "");
     let mut browser = stage.browser();
     post(&mut browser, "/", &["X-Session-Set: user=alice"]);
     let server = near_to(&stage, &mut browser);
