@@ -34,6 +34,7 @@ mod upstreams;
 pub use load::{Flags, Sources, load};
 pub use problem::{Colours, Excerpt, Place, Problem, Problems, Warning, report, report_warning};
 pub use summary::{place, summary};
+pub use units::host_and_port;
 pub use upstreams::{
     Address, Balance, Ejection, HealthCheck, Http2, Pem, Question, Retries, Scheme, Server,
     Upstream, UpstreamTls,

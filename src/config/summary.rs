@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::units::{show_duration, show_size};
+use super::units::{host_and_port, show_duration, show_size};
 use super::{
     Balance, Config, Engine, Format, Listener, NotificationPlace, Redis, RedisAddress, Route,
     RoutePolicy, Storage, Upstream,
@@ -124,14 +124,6 @@ fn redis_address(redis: &Redis) -> String {
                 .collect();
             format!("the cluster of {}{tls}", seeds.join(", "))
         }
-    }
-}
-
-fn host_and_port(host: &str, port: u16) -> String {
-    if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
     }
 }
 

@@ -147,6 +147,15 @@ fn show(amount: u64, units: &[(&str, u64)]) -> String {
         )
 }
 
+/// A host and its port as in a URL: an IPv6 address in brackets (RFC 3986 section 3.2.2).
+pub fn host_and_port(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,6 +14,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::units::host_and_port;
+
 /// Where requests go: one server, or a group of servers that do the same.
 ///
 /// Equal ones share connections and what is known about their servers.
@@ -204,8 +206,7 @@ impl Address {
     /// in brackets; `localhost` for a unix socket.
     pub fn authority(&self) -> String {
         match self {
-            Self::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
-            Self::Tcp { host, port } => format!("{host}:{port}"),
+            Self::Tcp { host, port } => host_and_port(host, *port),
             Self::Unix(_) => "localhost".to_owned(),
         }
     }

@@ -51,7 +51,7 @@ impl Fleet {
         near: Option<Near>,
     ) -> Result<Self, StoreError> {
         let mut name = match &redis.address {
-            config::RedisAddress::Tcp { host, port } => format!("{host}:{port}"),
+            config::RedisAddress::Tcp { host, port } => config::host_and_port(host, *port),
             config::RedisAddress::Unix(path) => path.display().to_string(),
             config::RedisAddress::Cluster { .. } => {
                 return Err(StoreError::refused("a cluster is not one server"));

@@ -9,7 +9,7 @@ use super::super::StoreError;
 use super::super::breaker::{Access, Breaker, Guarded, guarded};
 use super::super::near::Near;
 use super::super::redis::{Merging, Redis};
-use crate::config::{self, RedisAddress, Storage};
+use crate::config::{self, RedisAddress, Storage, host_and_port};
 
 /// How any node is reached; only its address is its own.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl Settings {
         Box::pin(Redis::connect(
             &self.storage,
             &redis,
-            &name(host, port),
+            &host_and_port(host, port),
             Merging::CommandEach,
             near,
         ))
@@ -84,7 +84,7 @@ impl Node {
     /// A node whose connection is opened in the background.
     pub(super) fn open(settings: Arc<Settings>, host: String, port: u16) -> Arc<Self> {
         let node = Arc::new(Self {
-            breaker: Breaker::new(name(&host, port), &settings.storage),
+            breaker: Breaker::new(host_and_port(&host, port), &settings.storage),
             settings,
             host,
             port,
@@ -103,7 +103,7 @@ impl Node {
 
     /// `host:port`, as in log lines.
     pub(super) fn name(&self) -> String {
-        name(&self.host, self.port)
+        host_and_port(&self.host, self.port)
     }
 
     pub(super) fn is_at(&self, host: &str, port: u16) -> bool {
@@ -191,13 +191,5 @@ impl Guarded for Node {
         {
             redis.distrust();
         }
-    }
-}
-
-fn name(host: &str, port: u16) -> String {
-    if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
     }
 }
