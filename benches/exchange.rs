@@ -4,6 +4,10 @@
 //! all scenarios, so that what else happens on the machine meets all of them alike. See
 //! `benches/README.md`.
 
+#[path = "exchange/growth.rs"]
+mod growth;
+#[path = "exchange/measure.rs"]
+mod measure;
 mod stage;
 
 use std::fmt::Write as _;
@@ -11,22 +15,25 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tempfile::TempDir;
 use tokio::process::Command;
-use tokio::task::JoinSet;
 
+use measure::{Rounds, Scenario};
 use stage::application::Application;
-use stage::load::{self, Browser};
+use stage::load::{Errand, Manner};
 use stage::server::{Proxy, Server, Stores, Wrapper};
-use stage::{Arguments, Engine, Outcome, PAGE, say};
+use stage::{Arguments, BEGIN, CHANGE, Engine, LARGE, Outcome, PAGE, UPLOAD, say};
 
 const USAGE: &str = "\
 cargo bench --bench exchange -- [options]
   --program PATH   measure this program instead of the one that cargo built
   --rounds N       how often each scenario is measured (default 5)
   --seconds N      for how long each time (default 2)
-  --browsers N     how many ask at a time (default 64)";
+  --browsers N     how many ask at a time (default 64)
+  --growth         measure what the number and the size of sessions cost instead
+  --most N         with it, the most sessions that are stored (default 1000000)";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -43,157 +50,100 @@ async fn bench() -> Outcome<ExitCode> {
     let rounds = arguments.number("--rounds", 5)?;
     let seconds = arguments.number("--seconds", 2)?;
     let browsers = usize::try_from(arguments.number("--browsers", 64)?)?;
+    let most = usize::try_from(arguments.number("--most", 1_000_000)?)?;
+    let growth = arguments.flag("--growth");
     arguments.end(USAGE)?;
 
     let application = Application::start()?.address;
-    let stores = Stores::start().await?;
-    let proxy = async |engine| {
-        let none = Wrapper::new();
-        Proxy::start(&program, &none, application, engine, &stores).await
+    let rounds = Rounds {
+        count: rounds,
+        span: Duration::from_secs(seconds.into()),
+        browsers,
     };
-    let memory = proxy(Engine::Memory).await?;
-    let redis = proxy(Engine::Redis).await?;
-    let near = proxy(Engine::Near).await?;
-    let memcached = proxy(Engine::Memcached).await?;
-    let directory = tempfile::tempdir()?;
-    let nginx = nginx(application, directory.path()).await?;
-
-    let mut scenarios = vec![
-        Scenario::new("application alone", application, None),
-        Scenario::new(
-            "plain forwarding",
-            memory.server.address,
-            Some(&memory.server),
-        ),
-    ];
-    for (name, proxy) in [
-        ("session, memory", &memory),
-        ("session, Redis", &redis),
-        ("session, near cache", &near),
-        ("session, memcached", &memcached),
-    ] {
-        let server = &proxy.server;
-        scenarios.push(Scenario::new(name, server.address, Some(server)).with_sessions());
+    if growth {
+        growth::run(&program, application, most, &rounds).await?;
+        return Ok(ExitCode::SUCCESS);
     }
-    if let Some(nginx) = &nginx {
-        scenarios.push(Scenario::new("nginx, plain", nginx.address, Some(nginx)));
-    }
-    for scenario in &mut scenarios {
-        scenario.prepare(browsers).await?;
-    }
-    for _ in 0..rounds {
-        for scenario in &mut scenarios {
-            scenario
-                .measure(Duration::from_secs(seconds.into()))
-                .await?;
-        }
-    }
+    let proxies = Proxies::start(&program, application).await?;
+    let mut scenarios = proxies.scenarios(application);
+    rounds.run(&mut scenarios).await?;
     report(&scenarios)?;
-    for proxy in [memory, redis, near, memcached] {
-        proxy.server.stop().await?;
-    }
+    proxies.stop().await?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// One way to ask for the same page.
-struct Scenario<'a> {
-    name: &'static str,
-    address: SocketAddr,
-    server: Option<&'a Server>,
-    has_session: bool,
-    browsers: Vec<Browser>,
-    rounds: Vec<Round>,
+/// What is measured: a proxy on each engine, and nginx, if it is installed.
+struct Proxies {
+    memory: Proxy,
+    redis: Proxy,
+    near: Proxy,
+    memcached: Proxy,
+    nginx: Option<Server>,
+    _stores: Stores,
+    _directory: TempDir,
 }
 
-/// What one round has shown.
-#[derive(Clone, Copy)]
-struct Round {
-    requests_per_second: f64,
-    /// The server's processor time for one request, in microseconds.
-    processor: f64,
-}
+impl Proxies {
+    async fn start(program: &Path, application: SocketAddr) -> Outcome<Self> {
+        let stores = Stores::start().await?;
+        let proxy = async |engine| {
+            let none = Wrapper::new();
+            Proxy::start(program, &none, application, engine, &stores, "").await
+        };
+        let directory = tempfile::tempdir()?;
+        Ok(Self {
+            memory: proxy(Engine::Memory).await?,
+            redis: proxy(Engine::Redis).await?,
+            near: proxy(Engine::Near).await?,
+            memcached: proxy(Engine::Memcached).await?,
+            nginx: nginx(application, directory.path()).await?,
+            _stores: stores,
+            _directory: directory,
+        })
+    }
 
-impl<'a> Scenario<'a> {
-    fn new(name: &'static str, address: SocketAddr, server: Option<&'a Server>) -> Self {
-        Self {
-            name,
-            address,
-            server,
-            has_session: false,
-            browsers: Vec::new(),
-            rounds: Vec::new(),
+    fn scenarios(&self, application: SocketAddr) -> Vec<Scenario<'_>> {
+        let page = |of: &Proxy| Errand::with_session(of.server.address, PAGE);
+        let (memory, redis) = (&self.memory, &self.redis);
+        let of = |path| Errand::with_session(redis.server.address, path);
+        let by = |manner| Errand {
+            to: redis.tls,
+            manner,
+            ..page(redis)
+        };
+        let plain = Errand::new(memory.server.address, PAGE);
+        let begins = Errand::new(redis.server.address, BEGIN);
+        let mut scenarios = vec![
+            Scenario::new("application alone", Errand::new(application, PAGE), None),
+            Scenario::new("plain forwarding", plain, Some(&memory.server)),
+        ];
+        for (name, errand, proxy) in [
+            ("session, memory", page(memory), memory),
+            ("session, Redis", page(redis), redis),
+            ("session, near cache", page(&self.near), &self.near),
+            ("session, memcached", page(&self.memcached), &self.memcached),
+            ("session changes", of(CHANGE), redis),
+            ("session begins", begins, redis),
+            ("answer of 10 KiB", of(LARGE), redis),
+            ("upload of 10 KiB", of(UPLOAD), redis),
+            ("TLS", by(Manner::Tls), redis),
+            ("TLS and HTTP/2", by(Manner::Http2), redis),
+        ] {
+            scenarios.push(Scenario::new(name, errand, Some(&proxy.server)));
         }
+        if let Some(nginx) = &self.nginx {
+            let errand = Errand::new(nginx.address, PAGE);
+            scenarios.push(Scenario::new("nginx, plain", errand, Some(nginx)));
+        }
+        scenarios
     }
 
-    fn with_sessions(mut self) -> Self {
-        self.has_session = true;
-        self
-    }
-
-    /// Begins the sessions, and lets everything warm up.
-    async fn prepare(&mut self, browsers: usize) -> Outcome<()> {
-        self.browsers = load::browsers(self.address, PAGE, self.has_session, browsers).await?;
-        self.run(Duration::from_millis(500)).await?;
+    async fn stop(self) -> Outcome<()> {
+        for proxy in [self.memory, self.redis, self.near, self.memcached] {
+            proxy.server.stop().await?;
+        }
         Ok(())
     }
-
-    /// Lets each browser ask again whenever it was answered; says how often all were.
-    async fn run(&mut self, span: Duration) -> Outcome<u32> {
-        let end = Instant::now() + span;
-        let mut running = JoinSet::new();
-        for mut browser in self.browsers.drain(..) {
-            running.spawn(async move {
-                let mut answers: u32 = 0;
-                while Instant::now() < end {
-                    browser.ask().await?;
-                    answers += 1;
-                }
-                Outcome::Ok((browser, answers))
-            });
-        }
-        let mut sum = 0;
-        while let Some(ended) = running.join_next().await {
-            let (browser, answers) = ended??;
-            self.browsers.push(browser);
-            sum += answers;
-        }
-        Ok(sum)
-    }
-
-    async fn measure(&mut self, span: Duration) -> Outcome<()> {
-        let server = self.server;
-        let used = || server.map_or(Ok(Duration::ZERO), processor_time);
-        let (begin, before) = (Instant::now(), used()?);
-        let requests = self.run(span).await?;
-        let (elapsed, after) = (begin.elapsed(), used()?);
-        let requests = f64::from(requests);
-        let used = after.saturating_sub(before);
-        self.rounds.push(Round {
-            requests_per_second: requests / elapsed.as_secs_f64(),
-            processor: used.as_secs_f64() * 1e6 / requests,
-        });
-        Ok(())
-    }
-
-    fn rate(&self) -> Spread {
-        spread(self.rounds.iter().map(|round| round.requests_per_second))
-    }
-
-    fn cost(&self) -> Spread {
-        spread(self.rounds.iter().map(|round| round.processor))
-    }
-}
-
-/// The processor time that a server has used so far, in user mode and in the kernel, by all threads.
-fn processor_time(server: &Server) -> Outcome<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.pid()?))?;
-    // The name may contain anything, so fields count from its end (proc_pid_stat(5)).
-    let (_, fields) = stat.rsplit_once(") ").ok_or("no name in /proc/PID/stat")?;
-    let mut fields = fields.split(' ').skip(11);
-    let mut ticks = || fields.next().ok_or("/proc/PID/stat is short");
-    let (user, system): (u64, u64) = (ticks()?.parse()?, ticks()?.parse()?);
-    // Linux shows programs 100 ticks a second, whatever it counts by.
-    Ok(Duration::from_millis((user + system) * 10))
 }
 
 /// nginx as a proxy that only forwards, if it is installed.
@@ -260,21 +210,4 @@ fn report(scenarios: &[Scenario<'_>]) -> Outcome<()> {
         )?;
     }
     Ok(())
-}
-
-struct Spread {
-    minimum: f64,
-    median: f64,
-    maximum: f64,
-}
-
-fn spread(figures: impl Iterator<Item = f64>) -> Spread {
-    let mut figures: Vec<f64> = figures.collect();
-    figures.sort_by(f64::total_cmp);
-    let at = |place: usize| figures.get(place).copied().unwrap_or(f64::NAN);
-    Spread {
-        minimum: at(0),
-        median: at(figures.len() / 2),
-        maximum: at(figures.len().saturating_sub(1)),
-    }
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use stage::application::Application;
-use stage::load;
+use stage::load::{Errand, Manner};
 use stage::server::{Proxy, Stores};
 use stage::{Arguments, BEGIN, CHANGE, Engine, Outcome, PAGE, say};
 
@@ -36,6 +36,7 @@ struct Scenario {
     engine: Engine,
     path: &'static str,
     has_session: bool,
+    manner: Manner,
 }
 
 const fn scenario(
@@ -49,10 +50,11 @@ const fn scenario(
         engine,
         path,
         has_session,
+        manner: Manner::Plain,
     }
 }
 
-const SCENARIOS: [Scenario; 7] = [
+const SCENARIOS: [Scenario; 9] = [
     scenario("plain", Engine::Redis, PAGE, false),
     scenario("read_memory", Engine::Memory, PAGE, true),
     scenario("read_redis", Engine::Redis, PAGE, true),
@@ -60,6 +62,14 @@ const SCENARIOS: [Scenario; 7] = [
     scenario("read_memcached", Engine::Memcached, PAGE, true),
     scenario("change_redis", Engine::Redis, CHANGE, true),
     scenario("begin_redis", Engine::Redis, BEGIN, false),
+    Scenario {
+        manner: Manner::Tls,
+        ..scenario("read_tls", Engine::Redis, PAGE, true)
+    },
+    Scenario {
+        manner: Manner::Http2,
+        ..scenario("read_http2", Engine::Redis, PAGE, true)
+    },
 ];
 
 #[tokio::main(flavor = "current_thread")]
@@ -150,10 +160,23 @@ impl Bench {
         ];
         let (application, stores) = (self.application.address, &self.stores);
         let engine = scenario.engine;
-        let proxy = Proxy::start(&self.program, &wrapper, application, engine, stores).await?;
+        let proxy = Proxy::start(&self.program, &wrapper, application, engine, stores, "").await?;
+        let to = match scenario.manner {
+            Manner::Plain => proxy.server.address,
+            Manner::Tls | Manner::Http2 => proxy.tls,
+        };
         let address = proxy.server.address;
-        let has_session = scenario.has_session;
-        let mut browsers = load::browsers(address, scenario.path, has_session, BROWSERS).await?;
+        let errand = if scenario.has_session {
+            Errand::with_session(address, scenario.path)
+        } else {
+            Errand::new(address, scenario.path)
+        };
+        let errand = Errand {
+            to,
+            manner: scenario.manner,
+            ..errand
+        };
+        let mut browsers = errand.browsers(BROWSERS).await?;
         for _ in 0..rounds {
             for browser in &mut browsers {
                 browser.ask().await?;

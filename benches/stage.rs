@@ -23,6 +23,22 @@ pub(crate) const PAGE: &str = "/page";
 pub(crate) const CHANGE: &str = "/change";
 /// The page whose answer stores 1 KiB, which begins a session where there is none.
 pub(crate) const BEGIN: &str = "/begin";
+/// The page that is large.
+pub(crate) const LARGE: &str = "/large";
+/// Where something large goes.
+pub(crate) const UPLOAD: &str = "/upload";
+
+/// Bytes of what is large.
+pub(crate) const MUCH: usize = 10 * 1024;
+/// Bytes of all other answers.
+pub(crate) const LITTLE: usize = 100;
+
+/// The name that all ask for; the certificate has it.
+pub(crate) const HOST: &str = "example.com";
+/// The proxy's certificate, which stands for its own authority.
+pub(crate) const CERTIFICATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/stage/cert.pem");
+/// The key to it.
+pub(crate) const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/stage/key.pem");
 
 /// Where sessions are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-use super::{Engine, Outcome, free_address};
+use super::{CERTIFICATE, Engine, KEY, Outcome, free_address};
 
 /// How long a server may take to listen, and to end. One that runs under Valgrind takes seconds.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -110,24 +110,27 @@ pub(crate) type Wrapper = Vec<String>;
 pub(crate) struct Proxy {
     /// The process.
     pub(crate) server: Server,
+    /// Where it listens for TLS.
+    pub(crate) tls: SocketAddr,
     _directory: TempDir,
 }
 
 impl Proxy {
-    /// Starts it in front of an application.
+    /// Starts it in front of an application; `more` stands in its configuration, too.
     pub(crate) async fn start(
         program: &Path,
         wrapper: &Wrapper,
         application: SocketAddr,
         engine: Engine,
         stores: &Stores,
+        more: &str,
     ) -> Outcome<Self> {
         let directory = tempfile::tempdir()?;
-        let address = free_address()?;
+        let (address, tls) = (free_address()?, free_address()?);
         let mut config = format!(
             "listen = '{address}'\nupstream = 'http://{application}'\nengine = '{engine}'\n\
              workers = 1\ncookies.secret = 'a secret that only the benches use'\n\
-             limits.max_requests_per_connection = 1000000000\nlog.level = 'warn'\n"
+             limits.max_requests_per_connection = 1000000000\nlog.level = 'warn'\n{more}\n"
         );
         match engine {
             Engine::Memory => {}
@@ -147,6 +150,11 @@ impl Proxy {
                 writeln!(config, "storage.servers = ['{memcached}']")?;
             }
         }
+        writeln!(
+            config,
+            "[[listener]]\naddress = '{tls}'\n\
+             tls.certificates = [{{ cert = '{CERTIFICATE}', key = '{KEY}' }}]"
+        )?;
         let file = directory.path().join("pycket.toml");
         std::fs::write(&file, config)?;
         let mut words = wrapper.iter();
@@ -161,6 +169,7 @@ impl Proxy {
         command.arg("run").arg("--config").arg(&file);
         Ok(Self {
             server: Server::start(&mut command, address).await?,
+            tls,
             _directory: directory,
         })
     }
