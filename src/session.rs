@@ -17,7 +17,7 @@ pub use json::{Json, JsonError};
 pub use notification::{Claim, Entry, EntryId, Notifications};
 pub use opaque::Opaque;
 pub use patch::{Announcement, LimitExceeded, Limits, Occasion, Patch, Taken};
-pub use values::{Members, Values};
+pub use values::{Members, Shape, Values};
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
 //! What one exchange changes: operations on names, never a new whole.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Session;
@@ -179,20 +180,15 @@ impl Patch {
     }
 
     fn apply_to_values(&self, values: &Values) -> Result<Values, JsonError> {
-        let mut map = values.to_map()?;
+        let deleted = self.delete.iter().map(|name| (name.as_str(), None));
+        let set = self.set.iter();
+        let set = set.map(|(name, value)| (name.as_str(), value.as_ref()));
+        // Of several changes to one name, the last one counts.
+        let changes: BTreeMap<&str, Option<&Json>> = deleted.chain(set).collect();
         if self.clear {
-            map.clear();
+            return Values::default().with(&changes);
         }
-        for name in &self.delete {
-            map.remove(name);
-        }
-        for (name, value) in &self.set {
-            match value {
-                Some(value) => map.insert(name.clone(), value.clone()),
-                None => map.remove(name),
-            };
-        }
-        Ok(Values::from_map(&map))
+        values.with(&changes)
     }
 }
 
@@ -204,23 +200,14 @@ impl Limits {
     ///
     /// The first limit that it breaks.
     pub fn check(&self, session: &Session) -> Result<(), LimitExceeded> {
-        let (mut count, mut longest) = (0_usize, 0);
-        let mut take = |size: usize| {
-            count += 1;
-            longest = size.max(longest);
-        };
         // Damaged values were reported when the patch was applied.
-        for (name, _) in session.values.members().map_while(Result::ok) {
-            take(name.len());
-        }
-        session
-            .opaque
-            .names
-            .keys()
-            .for_each(|name| take(name.len()));
+        let shape = session.values.shape();
+        let opaque = &session.opaque.names;
+        let count = shape.count + opaque.len();
         let notifications = session.notifications.entries();
-        let sizes = notifications.iter().map(|entry| entry.name.len());
-        let longest = sizes.fold(longest, usize::max);
+        let names = notifications.iter().map(|entry| entry.name.len());
+        let names = names.chain(opaque.keys().map(String::len));
+        let longest = names.fold(shape.longest_name, usize::max);
         let checks = [
             (count > self.max_names).then_some(LimitExceeded::Names {
                 count,

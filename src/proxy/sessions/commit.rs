@@ -139,12 +139,13 @@ impl Sessions {
     ) -> JoinHandle<Result<Committed, CommitError>> {
         let sessions = Arc::clone(self);
         let running = self.tasks.begin();
-        tokio::spawn(async move {
+        // Boxed, since the runtime moves a task three times, and this one has kilobytes.
+        tokio::spawn(Box::pin(async move {
             let _running = running;
             sessions
                 .persist(open, &ending, first_entry, first, progress)
                 .await
-        })
+        }))
     }
 
     /// Turns to the session whose cookie the application has set.
