@@ -4,9 +4,7 @@
 //! every route; then [`apply`] sets ours. Nothing here asks whether a client's header would have
 //! been overwritten anyway: what is not set must not survive either.
 
-use std::fmt::Write as _;
-
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sfv::{KeyRef, ListSerializer, RefBareItem, StringRef, TokenRef, key_ref};
 
@@ -256,9 +254,7 @@ fn opaque(policy: &ContractPolicy, opaque: &Opaque) -> Option<HeaderValue> {
 }
 
 fn id(id: &PublicId) -> HeaderValue {
-    let mut text = BytesMut::with_capacity(PublicId::TEXT_LEN);
-    write!(text, "{id}").expect("a BytesMut takes every write");
-    HeaderValue::from_maybe_shared(text.freeze()).expect("base64url is visible ASCII")
+    HeaderValue::from_bytes(&id.text()).expect("base64url is visible ASCII")
 }
 
 impl State {
