@@ -4,6 +4,8 @@
 //! all scenarios, so that what else happens on the machine meets all of them alike. See
 //! `benches/README.md`.
 
+#[path = "exchange/floor.rs"]
+mod floor;
 #[path = "exchange/growth.rs"]
 mod growth;
 #[path = "exchange/measure.rs"]
@@ -26,6 +28,10 @@ use stage::load::{Errand, Manner};
 use stage::server::{Proxy, Server, Stores, Wrapper};
 use stage::{Arguments, BEGIN, CHANGE, Engine, LARGE, Outcome, PAGE, UPLOAD, say};
 
+/// As the program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const USAGE: &str = "\
 cargo bench --bench exchange -- [options]
   --program PATH   measure this program instead of the one that cargo built
@@ -45,6 +51,9 @@ async fn bench() -> Outcome<ExitCode> {
     if arguments.flag("--help") {
         say(USAGE)?;
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(addresses) = arguments.value(floor::FLAG) {
+        floor::serve(&addresses).await?;
     }
     let program = arguments.program();
     let rounds = arguments.number("--rounds", 5)?;
@@ -72,12 +81,15 @@ async fn bench() -> Outcome<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is measured: a proxy on each engine, and nginx, if it is installed.
+/// What is measured: a proxy on each engine, the least that one on hyper can do, and nginx, if it is
+/// installed.
 struct Proxies {
     memory: Proxy,
     redis: Proxy,
     near: Proxy,
     memcached: Proxy,
+    /// Only where the bench itself is optimised, as its name says nothing otherwise.
+    floor: Option<Server>,
     nginx: Option<Server>,
     _stores: Stores,
     _directory: TempDir,
@@ -96,6 +108,11 @@ impl Proxies {
             redis: proxy(Engine::Redis).await?,
             near: proxy(Engine::Near).await?,
             memcached: proxy(Engine::Memcached).await?,
+            floor: if cfg!(debug_assertions) {
+                None
+            } else {
+                Some(floor::start(application).await?)
+            },
             nginx: nginx(application, directory.path()).await?,
             _stores: stores,
             _directory: directory,
@@ -131,9 +148,11 @@ impl Proxies {
         ] {
             scenarios.push(Scenario::new(name, errand, Some(&proxy.server)));
         }
-        if let Some(nginx) = &self.nginx {
-            let errand = Errand::new(nginx.address, PAGE);
-            scenarios.push(Scenario::new("nginx, plain", errand, Some(nginx)));
+        for (name, server) in [("hyper alone", &self.floor), ("nginx, plain", &self.nginx)] {
+            if let Some(server) = server {
+                let errand = Errand::new(server.address, PAGE);
+                scenarios.push(Scenario::new(name, errand, Some(server)));
+            }
         }
         scenarios
     }
