@@ -88,7 +88,7 @@ struct Proxies {
     redis: Proxy,
     near: Proxy,
     memcached: Proxy,
-    /// Only where the bench itself is optimised, as its name says nothing otherwise.
+    /// Only where the bench itself is optimised: it would not be the least otherwise.
     floor: Option<Server>,
     nginx: Option<Server>,
     _stores: Stores,

@@ -55,11 +55,11 @@ pub(crate) async fn run(
     }
     for (stage, count) in stages.zip(counts()) {
         let errand = Errand {
-            sessions: SAMPLE.min(count / rounds.browsers),
+            sessions: SAMPLE.min(count / rounds.browsers).max(1),
             ..stage.errand()
         };
         stage
-            .fill(count - errand.sessions * rounds.browsers)
+            .fill(count.saturating_sub(errand.sessions * rounds.browsers))
             .await?;
         let name = format!("{count} sessions of 1 KiB");
         scenarios.push(Scenario::new(name, errand, Some(&stage.proxy.server)));

@@ -130,7 +130,8 @@ impl Patch {
     ///
     /// # Errors
     ///
-    /// [`JsonError`] when the session's stored values can't be read: the record is damaged.
+    /// [`JsonError`] when the session's stored values can't be read, and are not cleared: the record
+    /// is damaged.
     pub fn apply(&self, session: &Session, occasion: &Occasion<'_>) -> Result<Session, JsonError> {
         let mut session = session.clone();
         if self.clear || !self.delete.is_empty() || !self.set.is_empty() {
@@ -186,6 +187,7 @@ impl Patch {
         // Of several changes to one name, the last one counts.
         let changes: BTreeMap<&str, Option<&Json>> = deleted.chain(set).collect();
         if self.clear {
+            // What goes need not be readable.
             return Values::default().with(&changes);
         }
         values.with(&changes)
@@ -230,6 +232,8 @@ impl Limits {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::session::SessionId;
     use proptest::prelude::*;
@@ -277,6 +281,17 @@ mod tests {
         patch.clear = true;
         let after = patch.apply(&before, &OCCASION).unwrap();
         assert_eq!(values(&after), r#"{"a":9}"#);
+    }
+
+    #[test]
+    fn damaged_values_can_be_cleared_and_not_be_changed() {
+        let mut damaged = session();
+        damaged.values = Values::from_canonical(Bytes::from_static(b"{\"b\":1,\"a\""));
+        let mut patch = set(&[("a", "1")]);
+        assert!(patch.apply(&damaged, &OCCASION).is_err());
+        patch.clear = true;
+        let after = patch.apply(&damaged, &OCCASION).unwrap();
+        assert_eq!(values(&after), r#"{"a":1}"#);
     }
 
     #[test]
