@@ -331,7 +331,7 @@ impl Keyring {
         push_field(&mut text, name);
         push_field(&mut text, &STANDARD.encode(value));
         let mac = Hmac::clone(key).chain_update(&text).finalize();
-        push_hex(&mut text, &mac.into_bytes());
+        text.push_str(&base16ct::lower::encode_string(&mac.into_bytes()));
         text
     }
 
@@ -353,7 +353,7 @@ impl Keyring {
         text.push('|');
         text.push_str(seconds);
         text.push('|');
-        push_hex(&mut text, &mac.into_bytes());
+        text.push_str(&base16ct::lower::encode_string(&mac.into_bytes()));
         Some(text)
     }
 }
@@ -508,24 +508,10 @@ fn read_number(digits: &[u8]) -> Option<u64> {
 
 /// Exactly `N` bytes in lower-case hexadecimal digits, as Tornado compares the digits themselves.
 fn read_hex<const N: usize>(digits: &[u8]) -> Result<[u8; N], Invalid> {
-    let (pairs, []) = digits.as_chunks::<2>() else {
-        return Err(Invalid::Malformed(Part::Signature));
-    };
     let mut bytes = [0; N];
-    if pairs.len() != N {
-        return Err(Invalid::Malformed(Part::Signature));
-    }
-    for (slot, &[high, low]) in bytes.iter_mut().zip(pairs) {
-        *slot = read_digit(high)? << 4 | read_digit(low)?;
-    }
-    Ok(bytes)
-}
-
-fn read_digit(digit: u8) -> Result<u8, Invalid> {
-    match digit {
-        b'0'..=b'9' => Ok(digit - b'0'),
-        b'a'..=b'f' => Ok(digit - b'a' + 10),
-        _ => Err(Invalid::Malformed(Part::Signature)),
+    match base16ct::lower::decode(digits, &mut bytes) {
+        Ok(read) if read.len() == N => Ok(bytes),
+        Ok(_) | Err(_) => Err(Invalid::Malformed(Part::Signature)),
     }
 }
 
@@ -534,11 +520,6 @@ fn push_field(text: &mut String, field: &str) {
     text.push(':');
     text.push_str(field);
     text.push('|');
-}
-
-fn push_hex(text: &mut String, bytes: &[u8]) {
-    let nibbles = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    text.extend(nibbles.filter_map(|nibble| char::from_digit(u32::from(nibble), 16)));
 }
 
 #[cfg(test)]

@@ -26,7 +26,9 @@ fn versioned(keys: &[(u32, &str)], signing: u32) -> Keyring {
 fn sign_fields(fields: &str) -> String {
     let mut text = fields.to_owned();
     let mac = mac::<Hmac<Sha256>>(b"Python rocks!").chain_update(fields);
-    push_hex(&mut text, &mac.finalize().into_bytes());
+    text.push_str(&base16ct::lower::encode_string(
+        &mac.finalize().into_bytes(),
+    ));
     text
 }
 
