@@ -27,7 +27,7 @@
 
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{BufMut, Bytes};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -103,42 +103,42 @@ pub fn decode(key: &[u8], record: &Bytes, max_bytes: usize) -> Result<Stored, Fo
             limit: max_bytes,
         });
     }
-    let mut rest = record.clone();
-    let version = rest.try_get_u8().map_err(|_end| FormatError::Length)?;
+    let mut rest = record.as_ref();
+    let [version, kind] = take_array(&mut rest)?;
     if version != VERSION {
         return Err(FormatError::UnknownVersion(version));
     }
-    let kind = rest.try_get_u8().map_err(|_end| FormatError::Length)?;
     if take_array::<16>(&mut rest)? != key_digest(key) {
         return Err(FormatError::OtherKey);
     }
-    let checksum = rest.try_get_u32().map_err(|_end| FormatError::Length)?;
+    let checksum = u32::from_be_bytes(take_array(&mut rest)?);
     if checksum_of(record) != Some(checksum) {
         return Err(FormatError::Checksum);
     }
     let stored = match kind {
-        KIND_SESSION => Stored::Session(decode_session(&mut rest)?),
+        KIND_SESSION => Stored::Session(decode_session(record, &mut rest)?),
         KIND_MOVED => Stored::Moved(SessionId::from_bytes(take_array(&mut rest)?)),
         _ => return Err(FormatError::UnknownVersion(version)),
     };
-    if rest.has_remaining() {
+    if !rest.is_empty() {
         return Err(FormatError::Length);
     }
     Ok(stored)
 }
 
-fn decode_session(rest: &mut Bytes) -> Result<Session, FormatError> {
+/// Reads what follows the header of `record`.
+fn decode_session(record: &Bytes, rest: &mut &[u8]) -> Result<Session, FormatError> {
     let public_id = PublicId::from_bytes(take_array(rest)?);
-    let created = Timestamp::from_millis(rest.try_get_u64().map_err(|_end| FormatError::Length)?);
-    let refreshed = Timestamp::from_millis(rest.try_get_u64().map_err(|_end| FormatError::Length)?);
-    let idle = rest.try_get_u32().map_err(|_end| FormatError::Length)?;
-    let persist = match rest.try_get_u8().map_err(|_end| FormatError::Length)? {
-        0 => None,
-        1 => Some(true),
-        _ => Some(false),
+    let created = Timestamp::from_millis(u64::from_be_bytes(take_array(rest)?));
+    let refreshed = Timestamp::from_millis(u64::from_be_bytes(take_array(rest)?));
+    let idle = u32::from_be_bytes(take_array(rest)?);
+    let persist = match take_array(rest)? {
+        [0] => None,
+        [1] => Some(true),
+        [_] => Some(false),
     };
-    let values = Values::from_canonical(take_part(rest)?);
-    let notifications = decode_notifications(&take_part(rest)?).map_err(FormatError::Content)?;
+    let values = Values::from_canonical(record.slice_ref(take_part(rest)?));
+    let notifications = decode_notifications(take_part(rest)?).map_err(FormatError::Content)?;
     Ok(Session {
         public_id,
         created,
@@ -191,21 +191,19 @@ fn key_digest(key: &[u8]) -> [u8; 16] {
     short
 }
 
-fn take_array<const N: usize>(rest: &mut Bytes) -> Result<[u8; N], FormatError> {
-    let mut array = [0; N];
-    rest.try_copy_to_slice(&mut array)
-        .map_err(|_end| FormatError::Length)?;
-    Ok(array)
+fn take_array<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], FormatError> {
+    let (array, after) = rest.split_first_chunk().ok_or(FormatError::Length)?;
+    *rest = after;
+    Ok(*array)
 }
 
 /// A length, then that many bytes.
-fn take_part(rest: &mut Bytes) -> Result<Bytes, FormatError> {
-    let length = rest.try_get_u32().map_err(|_end| FormatError::Length)?;
+fn take_part<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], FormatError> {
+    let length = u32::from_be_bytes(take_array(rest)?);
     let length = usize::try_from(length).map_err(|_wide| FormatError::Length)?;
-    if length > rest.len() {
-        return Err(FormatError::Length);
-    }
-    Ok(rest.split_to(length))
+    let (part, after) = rest.split_at_checked(length).ok_or(FormatError::Length)?;
+    *rest = after;
+    Ok(part)
 }
 
 /// One entry as the record's JSON holds it.

@@ -89,15 +89,22 @@ impl std::fmt::Debug for Redis {
 /// What is known of the connection beyond what the driver says.
 #[derive(Debug, Default)]
 struct Link {
+    /// Whether it is worth asking since when.
+    was_broken: AtomicBool,
     broken: Mutex<Option<Instant>>,
 }
 
 impl Link {
     fn set(&self, broken: Option<Instant>) {
-        *self.broken.lock().unwrap_or_else(PoisonError::into_inner) = broken;
+        let mut since = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = broken;
+        self.was_broken.store(broken.is_some(), Ordering::Release);
     }
 
     fn is_broken(&self) -> bool {
+        if !self.was_broken.load(Ordering::Acquire) {
+            return false;
+        }
         let broken = *self.broken.lock().unwrap_or_else(PoisonError::into_inner);
         broken.is_some_and(|since| since.elapsed() < BROKEN_FOR)
     }

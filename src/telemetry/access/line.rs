@@ -168,6 +168,11 @@ impl<'a, F: Form> Line<'a, F> {
     }
 
     fn digits(&mut self, number: u64) {
+        // Most numbers of most lines are 0.
+        if let Ok(digit @ 0..10) = u8::try_from(number) {
+            self.bytes.push(b'0' + digit);
+            return;
+        }
         let mut digits = itoa::Buffer::new();
         self.raw(digits.format(number).as_bytes());
     }
