@@ -24,7 +24,7 @@
 //! Pure modules decide; they take `now` as an argument and know no sockets: [`clock`] (its type),
 //! [`session`], [`mod@format`], [`cookie`], [`contract`], [`exchange`]. Modules with I/O carry out:
 //! [`store`], [`archive`], [`proxy`], [`server`], [`telemetry`], [`cli`]. [`tls`] makes of certificates
-//! what rustls needs. [`config`] turns `pycket.toml` into
+//! what rustls needs, [`tally`] counts for a worker. [`config`] turns `pycket.toml` into
 //! the plain values that all of them take.
 //!
 //! Imports go one way: `cli → server → proxy → {exchange → {contract, cookie} → session,
@@ -51,5 +51,6 @@ pub mod proxy;
 pub mod server;
 pub mod session;
 pub mod store;
+pub mod tally;
 pub mod telemetry;
 pub mod tls;

@@ -8,13 +8,13 @@ pub mod access;
 
 use std::fmt;
 use std::io::{self, IsTerminal};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use http::HeaderValue;
 use tracing::level_filters::LevelFilter;
 
 use crate::config::{Log, LogFormat, LogLevel};
+use crate::tally::Tally;
 
 /// Sends the messages of the whole process to standard error, in the configured form.
 ///
@@ -115,7 +115,7 @@ impl fmt::Display for RequestId {
 pub struct RequestIds {
     /// The digits, and the hyphen.
     prefix: String,
-    next: AtomicU64,
+    next: Tally,
 }
 
 impl RequestIds {
@@ -127,13 +127,13 @@ impl RequestIds {
     pub fn new() -> Result<Self, getrandom::Error> {
         Ok(Self {
             prefix: format!("{:016x}-", getrandom::u64()?),
-            next: AtomicU64::new(0),
+            next: Tally::new(),
         })
     }
 
     /// The next id.
     pub fn make(&self) -> RequestId {
-        let count = self.next.fetch_add(1, Ordering::Relaxed);
+        let count = self.next.add();
         let mut text = Vec::with_capacity(LONGEST_MADE_ID);
         text.extend_from_slice(self.prefix.as_bytes());
         push_hex(&mut text, count);

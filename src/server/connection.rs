@@ -36,6 +36,7 @@ use crate::proxy::body::ResponseBodyError;
 use crate::proxy::interim::Interims;
 use crate::proxy::tasks::Tasks;
 use crate::proxy::{Body, Handler, Peer};
+use crate::tally::Tally;
 use crate::telemetry::chain;
 
 /// hyper keeps this many header fields on the stack; any other bound costs an allocation.
@@ -114,7 +115,7 @@ impl Room {
 /// Bounds that are held here and not by hyper.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    requests: u32,
+    requests: u64,
     fields: usize,
     control_frames: u32,
 }
@@ -122,7 +123,7 @@ struct Limits {
 impl Limits {
     fn of(config: &Config) -> Self {
         Self {
-            requests: config.limits.max_requests_per_connection,
+            requests: config.limits.max_requests_per_connection.into(),
             fields: config.limits.max_head_fields,
             control_frames: config.limits.http2_max_control_frames,
         }
@@ -151,8 +152,12 @@ impl<H: Handler> Shared<H> {
         config: &Config,
         handler: H,
         room: Room,
-        stopping: watch::Receiver<Phase>,
+        mut stopping: watch::Receiver<Phase>,
     ) -> Self {
+        // Nobody marks it as seen, so that whether it has changed says whether it serves still.
+        if *stopping.borrow_and_update() != Phase::Serving {
+            stopping.mark_changed();
+        }
         Self {
             http1: http1(config),
             http2: http2(config),
@@ -167,6 +172,16 @@ impl<H: Handler> Shared<H> {
             exchanges: Arc::default(),
             stopping,
         }
+    }
+
+    /// Whether the worker has been told of anything. To ask this costs less than to ask of what.
+    fn has_news(&self) -> bool {
+        !matches!(self.stopping.has_changed(), Ok(false))
+    }
+
+    /// Whether a successor serves, so that answers end their connections.
+    fn is_yielding(&self) -> bool {
+        self.has_news() && *self.stopping.borrow() >= Phase::Yielding
     }
 
     /// The same worker, for connections that are opened under another configuration.
@@ -283,15 +298,16 @@ struct Client<H> {
 
 impl<H> Client<H> {
     /// Whom a request is from. With HTTP/2 a tunnel is a part of the connection, which must not count
-    /// as idle as long as somebody holds the peer.
-    fn peer_of(&self, request: &Request<Incoming>) -> Arc<Peer> {
+    /// as idle as long as somebody holds the peer: such a request has one of its own.
+    fn peer_of(&self, request: &Request<Incoming>) -> Option<Arc<Peer>> {
         if request.method() != Method::CONNECT {
-            return Arc::clone(&self.peer);
+            return None;
         }
         let peer = Peer::new(self.peer.remote(), self.peer.tls())
             .with_client_cert(self.peer.client_cert().cloned());
         let stay = Stay::new(&self.gauge);
-        Arc::new(peer.with_place(Box::new((Arc::clone(&self.peer), stay))))
+        let peer = peer.with_place(Box::new((Arc::clone(&self.peer), stay)));
+        Some(Arc::new(peer))
     }
 }
 
@@ -431,21 +447,23 @@ async fn drive<H: Handler>(
     // It is looked at what the connection does before anybody waits.
     let mut timer = pin!(sleep_until(Instant::now()));
     let mut finishing: Option<Instant> = None;
-    // Whom the timer wakes. It is asked only as often as is needed to keep that so: a connection runs
-    // several times for each exchange.
+    // Whom the stop and the timer wake. They are asked only as often as is needed to keep that so: a
+    // connection runs several times for each exchange.
     let mut woken: Option<Waker> = None;
     poll_fn(|cx| {
         loop {
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                 return Poll::Ready(ended.map(|()| End::Over));
             }
-            let is_last = finishing.is_none() && gauge.begun() >= shared.limits.requests;
-            if finishing.is_none() && (is_last || stop.as_mut().poll(cx).is_ready()) {
+            let waits = woken.as_ref().is_some_and(|it| it.will_wake(cx.waker()));
+            // Asked once for the waker, and then only when there is news.
+            let mut is_over = || (!waits || shared.has_news()) && stop.as_mut().poll(cx).is_ready();
+            let is_last = gauge.begun() >= shared.limits.requests;
+            if finishing.is_none() && (is_last || is_over()) {
                 finishing = Some(Instant::now());
                 connection.as_mut().finish();
                 continue;
             }
-            let waits = woken.as_ref().is_some_and(|it| it.will_wake(cx.waker()));
             if waits && !timer.is_elapsed() {
                 return Poll::Pending;
             }
@@ -481,18 +499,20 @@ async fn drive<H: Handler>(
 async fn answer<H: Handler>(
     client: Arc<Client<H>>,
     request: Request<Incoming>,
-) -> Result<Response<Counted>, Infallible> {
-    let shared = &client.shared;
+) -> Result<Response<Counted<H>>, Infallible> {
     let is_http2 = request.version() == Version::HTTP_2;
     let has_body = !request.body().is_end_stream();
-    let (exchange, number) = Exchange::begin(&shared.exchanges, &client.gauge, has_body);
+    let (exchange, number) = Exchange::begin(client, has_body);
+    let client = &exchange.0;
+    let shared = &client.shared;
     let has_too_many_fields = is_http2 && request.headers().len() > shared.limits.fields;
     let handler = shared.handler.get();
     let mut response = if has_too_many_fields {
         handler.refuse(request, &client.peer)
     } else {
-        let peer = client.peer_of(&request);
-        let mut handling = pin!(handler.handle(request, &peer));
+        let own = client.peer_of(&request);
+        let peer = own.as_ref().unwrap_or(&client.peer);
+        let mut handling = pin!(handler.handle(request, peer));
         poll_fn(|cx| asked(handling.as_mut().poll(cx))).await
     };
     if is_http2 {
@@ -500,8 +520,7 @@ async fn answer<H: Handler>(
         response.headers_mut().remove(CONNECTION);
     } else {
         // The connection learns of the stop in a turn of its own, which may come later.
-        let is_last =
-            number >= shared.limits.requests || *shared.stopping.borrow() >= Phase::Yielding;
+        let is_last = number >= shared.limits.requests || shared.is_yielding();
         if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(CONNECTION, CLOSE);
         }
@@ -515,47 +534,41 @@ async fn answer<H: Handler>(
 /// Counts exchanges, for the report of a stop.
 #[derive(Debug, Default)]
 pub(super) struct Exchanges {
-    pub(super) running: AtomicUsize,
+    pub(super) running: Tally,
     pub(super) draining: AtomicBool,
     pub(super) finished: AtomicUsize,
 }
 
 /// One exchange, from its head read to its body ended.
-struct Exchange {
-    exchanges: Arc<Exchanges>,
-    gauge: Arc<Gauge>,
-}
+struct Exchange<H>(Arc<Client<H>>);
 
-impl Exchange {
+impl<H> Exchange<H> {
     /// Begins one; says which one it is on its connection, counted from 1.
-    fn begin(exchanges: &Arc<Exchanges>, gauge: &Arc<Gauge>, has_body: bool) -> (Self, u32) {
-        exchanges.running.fetch_add(1, Ordering::Relaxed);
-        let number = gauge.begin(has_body);
-        let exchange = Self {
-            exchanges: Arc::clone(exchanges),
-            gauge: Arc::clone(gauge),
-        };
-        (exchange, number)
+    fn begin(client: Arc<Client<H>>, has_body: bool) -> (Self, u64) {
+        client.shared.exchanges.running.add();
+        let number = client.gauge.begin(has_body);
+        (Self(client), number)
     }
 }
 
-impl Drop for Exchange {
+impl<H> Drop for Exchange<H> {
     fn drop(&mut self) {
-        self.gauge.end();
-        self.exchanges.running.fetch_sub(1, Ordering::Relaxed);
-        if self.exchanges.draining.load(Ordering::Relaxed) {
-            self.exchanges.finished.fetch_add(1, Ordering::Relaxed);
+        let exchanges = &self.0.shared.exchanges;
+        self.0.gauge.end();
+        exchanges.running.subtract();
+        if exchanges.draining.load(Ordering::Relaxed) {
+            exchanges.finished.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
 /// A response body that keeps its exchange running.
-struct Counted {
+struct Counted<H> {
     body: Body,
-    _exchange: Exchange,
+    _exchange: Exchange<H>,
 }
 
-impl http_body::Body for Counted {
+impl<H> http_body::Body for Counted<H> {
     type Data = Bytes;
     type Error = ResponseBodyError;
 

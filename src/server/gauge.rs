@@ -3,10 +3,12 @@
 //! Whoever reads, writes and answers on a connection tells its gauge, which costs a few stores; one
 //! timer for each connection looks at it now and then. So no timer is set or moved for a request.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::tally::Tally;
 
 /// How long a client connection may do nothing, by what is awaited of it.
 #[derive(Clone, Copy, Debug)]
@@ -56,9 +58,9 @@ pub(super) enum Verdict {
 pub(super) struct Gauge {
     began: Instant,
     /// Exchanges that are under way ...
-    running: AtomicU32,
+    running: Tally,
     /// ... and all that there have been.
-    begun: AtomicU32,
+    begun: Tally,
     /// When the last exchange ended, or the last byte of its answer went out.
     idle_since: AtomicU64,
     /// When the first byte of a head came.
@@ -77,8 +79,8 @@ impl Gauge {
     pub(super) fn new(began: Instant) -> Self {
         Self {
             began,
-            running: AtomicU32::new(0),
-            begun: AtomicU32::new(0),
+            running: Tally::new(),
+            begun: Tally::new(),
             idle_since: AtomicU64::new(1),
             head_since: AtomicU64::new(1),
             stalled_since: AtomicU64::new(0),
@@ -97,7 +99,7 @@ impl Gauge {
     /// Bytes have come.
     pub(super) fn has_read(&self) {
         let is_first = self.has_heads.load(Relaxed)
-            && self.running.load(Relaxed) == 0
+            && self.running.get() == 0
             && self.head_since.load(Relaxed) == 0;
         if is_first {
             self.head_since.store(self.now(), Relaxed);
@@ -116,27 +118,27 @@ impl Gauge {
     }
 
     /// A request has been read, but for its body. Says which one it is, counted from 1.
-    pub(super) fn begin(&self, has_body: bool) -> u32 {
-        self.running.fetch_add(1, Relaxed);
+    pub(super) fn begin(&self, has_body: bool) -> u64 {
+        self.running.add();
         self.has_body.store(has_body, Relaxed);
         self.head_since.store(0, Relaxed);
-        self.begun.fetch_add(1, Relaxed).saturating_add(1)
+        self.begun.add().saturating_add(1)
     }
 
     /// Something else than an exchange is under way, until [`Self::end`].
     pub(super) fn stay(&self) {
-        self.running.fetch_add(1, Relaxed);
+        self.running.add();
     }
 
     /// Its exchange has ended.
     pub(super) fn end(&self) {
         self.idle_since.store(self.now(), Relaxed);
-        self.running.fetch_sub(1, Relaxed);
+        self.running.subtract();
     }
 
     /// How many requests there have been.
-    pub(super) fn begun(&self) -> u32 {
-        self.begun.load(Relaxed)
+    pub(super) fn begun(&self) -> u64 {
+        self.begun.get()
     }
 
     /// Looks whether the client has been waited for too long.
@@ -147,7 +149,7 @@ impl Gauge {
         let soon = now + patience.shortest();
         let (since, limit, overdue) = if stalled != 0 {
             (stalled, patience.write, Overdue::Write)
-        } else if self.running.load(Relaxed) > 0 {
+        } else if self.running.get() > 0 {
             return Verdict::Fine(soon);
         } else if head != 0 {
             (head, patience.head, Overdue::Head)

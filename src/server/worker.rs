@@ -120,7 +120,9 @@ where
     }
     Ok(Report {
         finished: exchanges.finished.load(Ordering::Relaxed),
-        cut_off: exchanges.running.load(Ordering::Relaxed) + tasks.running(),
+        cut_off: usize::try_from(exchanges.running.get())
+            .unwrap_or(usize::MAX)
+            .saturating_add(tasks.running()),
     })
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A module, and the modules of the crate that it may use beside itself.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("clock", &[]),
     ("session", &["clock"]),
     ("format", &["clock", "session"]),
@@ -24,7 +24,8 @@ const ARROWS: [(&str, &[&str]); 14] = [
         &["clock", "session", "cookie", "contract", "exchange", "tls"],
     ),
     ("tls", &[]),
-    ("telemetry", &["clock", "config"]),
+    ("tally", &[]),
+    ("telemetry", &["clock", "config", "tally"]),
     (
         "proxy",
         &[
@@ -41,7 +42,15 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ),
     (
         "server",
-        &["clock", "config", "proxy", "store", "telemetry", "tls"],
+        &[
+            "clock",
+            "config",
+            "proxy",
+            "store",
+            "tally",
+            "telemetry",
+            "tls",
+        ],
     ),
     ("demo", &[]),
 ];

@@ -86,7 +86,7 @@ impl Forward {
             tunnel::join(downstream, upstream, peer, lease, &self.tasks, IDLE, drop);
             return Ok(Response::from_parts(head, Body::Empty));
         }
-        let body = UpstreamBody::new(body, outbound.trailers, lease, PACE, Box::new(drop));
+        let body = UpstreamBody::new(body, outbound.trailers, lease, PACE);
         Ok(Response::from_parts(head, Body::Upstream(Box::new(body))))
     }
 }
