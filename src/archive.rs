@@ -51,13 +51,13 @@ enum Layout {
 pub enum Found {
     /// Nothing: it never was, has expired, or was evicted.
     Missing,
-    /// A session.
-    Session(Kept),
+    /// A session. Boxed, because it is handed on through many hands.
+    Session(Box<Kept>),
     /// The session goes on under another id.
     Moved(SessionId),
     /// A session that is to move here from the old place: see [`Archive::move_over`]. One that stays
     /// there is a [`Found::Session`].
-    Old(Kept),
+    Old(Box<Kept>),
 }
 
 /// A session as it is kept.
@@ -365,7 +365,7 @@ impl Archive {
         if let Some((fallback, kept)) = self.still_old(kept) {
             let replaced = Box::pin(fallback.replace(id, &kept, session, ttl)).await?;
             return Ok(match replaced {
-                Replaced::Stored(kept) => Replaced::Stored(Box::new(staying(*kept))),
+                Replaced::Stored(kept) => Replaced::Stored(staying(kept)),
                 Replaced::Stale | Replaced::Gone => replaced,
             });
         }
@@ -494,9 +494,10 @@ impl Archive {
 }
 
 /// What is kept in the old place, as one loads it from here.
-fn staying(Kept { session, state }: Kept) -> Kept {
+fn staying(kept: Box<Kept>) -> Box<Kept> {
+    let Kept { session, state } = *kept;
     let state = State::Old(Box::new(state));
-    Kept { session, state }
+    Box::new(Kept { session, state })
 }
 
 /// Whether two sessions are one, whatever a format has for its times.
@@ -567,7 +568,7 @@ mod tests {
             .unwrap()
     }
 
-    async fn found_old(archive: &Archive) -> Kept {
+    async fn found_old(archive: &Archive) -> Box<Kept> {
         let found = load(archive).await;
         let Found::Old(kept) = found else {
             panic!("not in the old place: {found:?}");

@@ -71,7 +71,7 @@ impl Native {
         Ok(
             match self.store.replace(&key, version, record, ttl).await? {
                 store::Replaced::Stored(version) => {
-                    Replaced::Stored(Box::new(kept(session.clone(), version)))
+                    Replaced::Stored(kept(session.clone(), version))
                 }
                 store::Replaced::Stale => Replaced::Stale,
                 store::Replaced::Gone => Replaced::Gone,
@@ -121,9 +121,9 @@ impl Native {
     }
 }
 
-fn kept(session: Session, version: Version) -> Kept {
-    Kept {
+fn kept(session: Session, version: Version) -> Box<Kept> {
+    Box::new(Kept {
         session,
         state: super::State::Native(State(version)),
-    }
+    })
 }

@@ -246,7 +246,7 @@ impl Pycket {
             Err(error) if !follows => return Err(error),
             Err(error) => tracing::debug!(%error, "notes on notifications were not written"),
         }
-        Ok(Replaced::Stored(Box::new(kept(session.clone(), now))))
+        Ok(Replaced::Stored(kept(session.clone(), now)))
     }
 
     pub(super) async fn holds(
@@ -380,9 +380,9 @@ fn unwritable(error: PycketError) -> StoreError {
     }
 }
 
-fn kept(session: Session, state: State) -> Kept {
-    Kept {
+fn kept(session: Session, state: State) -> Box<Kept> {
+    Box::new(Kept {
         session,
         state: super::State::Pycket(Box::new(state)),
-    }
+    })
 }

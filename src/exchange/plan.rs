@@ -77,7 +77,7 @@ pub struct Plan {
     pub cookie: CookieChange,
 }
 
-/// What to do to the store.
+/// What to do to the store. Sessions are boxed, since most exchanges write nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
     /// Nothing.
@@ -86,13 +86,13 @@ pub enum Write {
     /// was unavailable and the application was told so.
     Drop,
     /// Begin a session under this id.
-    Create(SessionId, Session),
+    Create(SessionId, Box<Session>),
     /// Write the record anew.
-    Replace(Session),
+    Replace(Box<Session>),
     /// Write the record anew only to prolong it.
-    Touch(Session),
+    Touch(Box<Session>),
     /// Go on under this id: create its record, then end the old one.
-    Renew(SessionId, Session),
+    Renew(SessionId, Box<Session>),
     /// End the session.
     Destroy,
 }
@@ -196,7 +196,7 @@ fn give_back(situation: &Situation<'_>) -> Plan {
     }
     after.refreshed = situation.now;
     Plan {
-        write: Write::Replace(after),
+        write: Write::Replace(Box::new(after)),
         cookie: CookieChange::Keep,
     }
 }
@@ -246,6 +246,7 @@ fn change(
     let issue = CookieChange::Issue {
         persist: after.persist,
     };
+    let after = Box::new(after);
     let (write, cookie) = if signals.renew {
         (Write::Renew(new_id()?, after), issue)
     } else if changed && persist_changed {
@@ -283,7 +284,7 @@ fn begin(
     check(&session, rules)?;
     let persist = session.persist;
     Ok(Plan {
-        write: Write::Create(id, session),
+        write: Write::Create(id, Box::new(session)),
         cookie: CookieChange::Issue { persist },
     })
 }

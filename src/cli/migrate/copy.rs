@@ -55,7 +55,7 @@ pub(super) struct Copied {
     /// Whether it has to be looked at again after [`Copier::grace`].
     pub(super) is_open: bool,
     /// The session as it was read last.
-    kept: Option<Kept>,
+    kept: Option<Box<Kept>>,
 }
 
 /// What an operation on a session came to: its end, or that it has to be done anew.
@@ -313,7 +313,10 @@ impl Copier {
     }
 
     /// The session that is at the target; or what that means when it is something else.
-    async fn at_target(&self, id: &SessionId) -> Result<Result<Option<Kept>, Outcome>, Broken> {
+    async fn at_target(
+        &self,
+        id: &SessionId,
+    ) -> Result<Result<Option<Box<Kept>>, Outcome>, Broken> {
         let found = self.to.archive.look(id, usize::MAX, clock::now()).await;
         Ok(match found {
             Ok(Found::Session(kept) | Found::Old(kept)) => Ok(Some(kept)),

@@ -11,7 +11,7 @@ use crate::store::{Left, StoreError};
 pub(super) struct Looked {
     /// The id that it is kept under, to which the one that was asked for may have led.
     pub(super) id: SessionId,
-    pub(super) kept: Kept,
+    pub(super) kept: Box<Kept>,
     /// How long it is still kept.
     pub(super) left: Left,
 }
