@@ -7,11 +7,12 @@
 //!
 //! What the two halves tell each other must then wake nobody, since the same task looks anyway. So
 //! the working half is given a [`Bell`] for its waker. Its listener is the task that uses the
-//! connection, while that waits; an idle connection has none.
+//! connection, while that waits; nobody listens to that of an idle connection.
 
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -47,7 +48,10 @@ struct Driver {
     /// `None` when it has ended, or runs by itself.
     running: Option<Running>,
     bell: Arc<Bell>,
+    /// What rings the bell.
     waker: Waker,
+    /// Whom the bell wakes.
+    listener: Waker,
 }
 
 impl Link {
@@ -64,6 +68,7 @@ impl Link {
         let driver = Driver {
             running: Some(Box::pin(connection.with_upgrades())),
             waker: Waker::from(Arc::clone(&bell)),
+            listener: Waker::noop().clone(),
             bell,
         };
         Self {
@@ -150,17 +155,19 @@ impl Driver {
         if self.running.is_none() {
             return look(cx);
         }
-        self.bell.attend(cx.waker().clone());
+        if !self.listener.will_wake(cx.waker()) {
+            self.listener.clone_from(cx.waker());
+            self.bell.wakes(cx.waker().clone());
+        }
+        self.bell.attend();
         self.run();
-        let waker = self.bell.hush();
+        self.bell.hush();
         if self.running.is_none() {
             return look(cx);
         }
         let looked = look(&mut Context::from_waker(Waker::noop()));
-        if looked.is_pending()
-            && let Some(waker) = waker
-        {
-            self.bell.resume(waker);
+        if looked.is_pending() && self.bell.attend() {
+            self.listener.wake_by_ref();
         }
         looked
     }
@@ -184,41 +191,48 @@ fn ended(outcome: hyper::Result<()>) {
     }
 }
 
-/// Wakes the task that listens, if one does, and remembers that it rang if none does.
-#[derive(Default)]
-struct Bell(Mutex<Hearing>);
+/// Wakes the task that listens, as long as it does, and remembers that it rang when it does not.
+///
+/// The task stays known from one time to the next, since the same one mostly comes back: to make
+/// another one known costs more than all the rest here.
+struct Bell {
+    state: AtomicU8,
+    listener: Mutex<Waker>,
+}
 
-#[derive(Default)]
-struct Hearing {
-    listener: Option<Waker>,
-    rang: bool,
+/// Whether the task listens.
+const LISTENS: u8 = 1;
+/// Whether it rang since somebody [attended](Bell::attend).
+const RANG: u8 = 2;
+
+impl Default for Bell {
+    fn default() -> Self {
+        Self {
+            state: AtomicU8::new(0),
+            listener: Mutex::new(Waker::noop().clone()),
+        }
+    }
 }
 
 impl Bell {
-    /// Makes a task the listener that is about to run the connection, whether or not it rang.
-    fn attend(&self, waker: Waker) {
-        *self.lock() = Hearing {
-            listener: Some(waker),
-            rang: false,
-        };
+    /// Makes this the task that is woken.
+    fn wakes(&self, task: Waker) {
+        *self.listener() = task;
     }
 
-    /// Makes a task the listener again. It is woken at once if the bell has rung meanwhile.
-    fn resume(&self, waker: Waker) {
-        let mut hearing = self.lock();
-        if hearing.rang {
-            waker.wake_by_ref();
-        }
-        hearing.listener = Some(waker);
+    /// Has the task woken from now on; says whether the bell has rung while nobody listened.
+    fn attend(&self) -> bool {
+        // What was done before it rang must be seen by whoever looks after this.
+        self.state.swap(LISTENS, Ordering::AcqRel) == RANG
     }
 
-    /// Takes the listener away.
-    fn hush(&self) -> Option<Waker> {
-        self.lock().listener.take()
+    /// Lets the task be. Who rang before this has woken it, or is about to.
+    fn hush(&self) {
+        self.state.store(0, Ordering::Release);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Hearing> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn listener(&self) -> MutexGuard<'_, Waker> {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -228,10 +242,53 @@ impl Wake for Bell {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let mut hearing = self.lock();
-        match &hearing.listener {
-            Some(listener) => listener.wake_by_ref(),
-            None => hearing.rang = true,
+        if self.state.fetch_or(RANG, Ordering::AcqRel) & LISTENS != 0 {
+            self.listener().wake_by_ref();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    /// A task that counts how often it is woken.
+    #[derive(Default)]
+    struct Task(AtomicUsize);
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Task {
+        fn woken(&self) -> usize {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn a_bell_wakes_who_listens_and_tells_who_did_not() {
+        let (first, second) = (Arc::<Task>::default(), Arc::<Task>::default());
+        let bell = Arc::<Bell>::default();
+        bell.wake_by_ref();
+        bell.wakes(Waker::from(Arc::clone(&first)));
+        assert!(bell.attend(), "it rang before anybody was there");
+        assert_eq!(first.woken(), 0);
+        bell.wake_by_ref();
+        assert_eq!(first.woken(), 1);
+        bell.hush();
+        assert!(!bell.attend(), "who listened was woken");
+        bell.hush();
+        bell.wake_by_ref();
+        assert_eq!(first.woken(), 1);
+        assert!(bell.attend());
+        assert!(!bell.attend(), "it is told once");
+        bell.wakes(Waker::from(Arc::clone(&second)));
+        bell.wake_by_ref();
+        assert_eq!((first.woken(), second.woken()), (1, 1));
     }
 }

@@ -25,7 +25,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::Builder;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::dial::{Dialed, Stream};
@@ -73,7 +73,7 @@ pub(super) struct Pool {
     authority: HeaderValue,
     settings: PoolSettings,
     builder: Builder,
-    slots: Arc<Semaphore>,
+    slots: Semaphore,
     /// Oldest first. A std mutex, since it is held for a few instructions and never across an
     /// await; only one thread ever comes here.
     idle: Mutex<VecDeque<Idle>>,
@@ -96,22 +96,30 @@ enum Speaks {
 
 /// What an exchange goes by.
 enum Carrier {
-    /// An HTTP/1.1 connection.
-    Link(Link),
+    /// An HTTP/1.1 connection. Boxed as long as it is open, since each exchange hands it on many times.
+    Link(Box<Link>),
     /// Room on an HTTP/2 connection.
     Stream(mux::Stream),
 }
 
 struct Idle {
-    link: Link,
+    link: Box<Link>,
     since: Instant,
+}
+
+/// The right to run an exchange.
+struct Slot(Arc<Pool>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.slots.add_permits(1);
+    }
 }
 
 /// The right to a connection while its response is read. Dropping it closes the connection.
 pub struct Lease {
-    pool: Arc<Pool>,
     carrier: Carrier,
-    slot: OwnedSemaphorePermit,
+    slot: Slot,
     running: Option<Running>,
 }
 
@@ -161,9 +169,7 @@ impl Pool {
             state,
             settings,
             builder,
-            slots: Arc::new(Semaphore::new(
-                settings.max_connections.min(Semaphore::MAX_PERMITS),
-            )),
+            slots: Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)),
             idle: Mutex::default(),
             swept: AtomicBool::new(false),
             speaks,
@@ -209,7 +215,7 @@ impl Pool {
             let unsent = Box::new(unsent);
             return Box::pin(self.send_afresh(unsent, slot, patience.anew())).await;
         }
-        self.conclude(answered, link, slot, progress)
+        Self::conclude(answered, link, slot, progress)
     }
 
     /// Sends a request by a connection that is opened for it. Boxed where it is called, like all
@@ -217,7 +223,7 @@ impl Pool {
     async fn send_afresh(
         self: &Arc<Self>,
         request: Box<Request<RequestBody>>,
-        slot: OwnedSemaphorePermit,
+        slot: Slot,
         patience: Patience,
     ) -> Result<(Response<Incoming>, Lease), Failed> {
         match self.open().await {
@@ -229,23 +235,22 @@ impl Pool {
     /// Sends a request by a connection that has not been used.
     async fn send_by(
         self: &Arc<Self>,
-        mut link: Link,
+        mut link: Box<Link>,
         request: Box<Request<RequestBody>>,
-        slot: OwnedSemaphorePermit,
+        slot: Slot,
         patience: Patience,
     ) -> Result<(Response<Incoming>, Lease), Failed> {
         let progress = request.body().progress();
         let progress = progress.as_deref();
         let answered = link.send(request, progress, patience).await?;
-        self.conclude(answered, link, slot, progress)
+        Self::conclude(answered, link, slot, progress)
     }
 
     /// Makes of what an HTTP/1.1 connection has brought what the exchange goes on with.
     fn conclude(
-        self: &Arc<Self>,
         answered: Result<Response<Incoming>, Unanswered>,
-        mut link: Link,
-        slot: OwnedSemaphorePermit,
+        mut link: Box<Link>,
+        slot: Slot,
         progress: Option<&Progress>,
     ) -> Result<(Response<Incoming>, Lease), Failed> {
         let response = answered.map_err(|mut failure| Failed {
@@ -259,7 +264,7 @@ impl Pool {
         {
             link.run_by_itself();
         }
-        Ok((response, Lease::new(self, Carrier::Link(link), slot)))
+        Ok((response, Lease::new(Carrier::Link(link), slot)))
     }
 
     /// Whether a request can go by HTTP/2. A change of protocol needs a connection of its own.
@@ -275,20 +280,26 @@ impl Pool {
     }
 
     /// Waits for the right to run an exchange.
-    async fn slot(&self) -> Result<OwnedSemaphorePermit, UpstreamError> {
-        if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
-            return Ok(slot);
-        }
-        let turn = Arc::clone(&self.slots).acquire_owned();
-        match timeout(self.settings.connect_timeout, turn).await {
-            Ok(Ok(slot)) => Ok(slot),
-            Ok(Err(_)) | Err(_) => Err(UpstreamError::Busy),
+    async fn slot(self: &Arc<Self>) -> Result<Slot, UpstreamError> {
+        let permit = match self.slots.try_acquire() {
+            Ok(permit) => permit,
+            Err(_taken) => Box::pin(self.turn()).await?,
+        };
+        permit.forget();
+        Ok(Slot(Arc::clone(self)))
+    }
+
+    /// Waits for a turn.
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, UpstreamError> {
+        match timeout(self.settings.connect_timeout, self.slots.acquire()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(AcquireError { .. })) | Err(_) => Err(UpstreamError::Busy),
         }
     }
 
     /// The connection that was used last. The others get old and are dropped, so that their number
     /// follows the load down.
-    fn take_idle(&self, now: Instant) -> Option<Link> {
+    fn take_idle(&self, now: Instant) -> Option<Box<Link>> {
         let mut idle = self.lock_idle();
         let Idle { link, since } = idle.pop_back()?;
         if now.saturating_duration_since(since) >= self.settings.idle_timeout {
@@ -300,14 +311,15 @@ impl Pool {
         self.state.dialer.leads_to(link.address()).then_some(link)
     }
 
-    fn put_idle(self: &Arc<Self>, link: Link, now: Instant) {
+    fn put_idle(self: &Arc<Self>, link: Box<Link>, now: Instant) {
         self.lock_idle().push_back(Idle { link, since: now });
         self.look_after();
     }
 
     /// Has idle connections looked after, as long as there are any.
     fn look_after(self: &Arc<Self>) {
-        if !self.swept.swap(true, Ordering::Relaxed) {
+        // It mostly is so, and to look costs less than to say so again.
+        if !self.swept.load(Ordering::Relaxed) && !self.swept.swap(true, Ordering::Relaxed) {
             tokio::spawn(Self::sweep(Arc::downgrade(self)));
         }
     }
@@ -341,14 +353,14 @@ impl Pool {
     }
 
     /// Opens a connection.
-    async fn open(&self) -> Result<Link, UpstreamError> {
+    async fn open(&self) -> Result<Box<Link>, UpstreamError> {
         let limit = self.settings.connect_timeout;
         let dialed = self.state.dialer.dial(limit, true).await?;
         self.speak(dialed).await
     }
 
     /// Begins HTTP/1.1 on a connection.
-    async fn speak(&self, dialed: Dialed) -> Result<Link, UpstreamError> {
+    async fn speak(&self, dialed: Dialed) -> Result<Box<Link>, UpstreamError> {
         let address = dialed.address;
         match dialed.stream {
             Stream::Tcp(stream) => self.link(stream, address).await,
@@ -357,7 +369,7 @@ impl Pool {
         }
     }
 
-    async fn link<S>(&self, stream: S, address: Option<IpAddr>) -> Result<Link, UpstreamError>
+    async fn link<S>(&self, stream: S, address: Option<IpAddr>) -> Result<Box<Link>, UpstreamError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -366,14 +378,13 @@ impl Pool {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(UpstreamError::Broken)?;
-        Ok(Link::new(sender, connection, address))
+        Ok(Box::new(Link::new(sender, connection, address)))
     }
 }
 
 impl Lease {
-    fn new(pool: &Arc<Pool>, carrier: Carrier, slot: OwnedSemaphorePermit) -> Self {
+    fn new(carrier: Carrier, slot: Slot) -> Self {
         Self {
-            pool: Arc::clone(pool),
             carrier,
             slot,
             running: None,
@@ -402,7 +413,6 @@ impl Lease {
     /// end; the connection is kept once hyper says that the request has ended, too.
     pub fn give_back(self, now: Instant) {
         let Self {
-            pool,
             carrier,
             slot,
             running,
@@ -414,7 +424,7 @@ impl Lease {
             Carrier::Stream(stream) => return drop(stream),
         };
         if link.is_ready() {
-            pool.put_idle(link, now);
+            slot.0.put_idle(link, now);
             return;
         }
         if !link.is_open() {
@@ -423,11 +433,11 @@ impl Lease {
         // The application answered before it had read the whole request. The slot stays taken, so
         // that the bound on connections holds; a client that stalls may not hold it for ever.
         tokio::spawn(async move {
+            let Slot(pool) = &slot;
             let limit = pool.settings.upload_timeout;
             if let Ok(true) = timeout(limit, link.ready()).await {
                 pool.put_idle(link, Instant::now());
             }
-            drop(slot);
         });
     }
 }

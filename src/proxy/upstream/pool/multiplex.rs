@@ -11,10 +11,9 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use super::{Carrier, Failed, Lease, MAX_RESPONSE_HEAD, Pool, Speaks};
+use super::{Carrier, Failed, Lease, MAX_RESPONSE_HEAD, Pool, Slot, Speaks};
 use crate::config::Scheme;
 use crate::proxy::body::RequestBody;
 use crate::proxy::upstream::dial::{Dialed, Stream};
@@ -28,7 +27,7 @@ enum Way {
     /// Room on an HTTP/2 connection.
     Stream(mux::Stream),
     /// An HTTP/1.1 connection: the server wanted no other.
-    Link(Link),
+    Link(Box<Link>),
 }
 
 impl Pool {
@@ -117,7 +116,7 @@ impl Pool {
     pub(super) async fn send_either_way(
         self: &Arc<Self>,
         request: Box<Request<RequestBody>>,
-        slot: OwnedSemaphorePermit,
+        slot: Slot,
         patience: Patience,
     ) -> Result<(Response<Incoming>, Lease), Failed> {
         let way = if request.headers().contains_key(UPGRADE) {
@@ -138,7 +137,7 @@ impl Pool {
         self: &Arc<Self>,
         request: Box<Request<RequestBody>>,
         mut stream: mux::Stream,
-        slot: OwnedSemaphorePermit,
+        slot: Slot,
         mut patience: Patience,
     ) -> Result<(Response<Incoming>, Lease), Failed> {
         let progress = request.body().progress();
@@ -165,7 +164,7 @@ impl Pool {
                         http2::grant_websocket(&mut response, &head);
                     }
                     let carrier = Carrier::Stream(stream);
-                    return Ok((response, Lease::new(self, carrier, slot)));
+                    return Ok((response, Lease::new(carrier, slot)));
                 }
                 Err(failure) => failure,
             };

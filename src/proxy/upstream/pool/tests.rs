@@ -64,7 +64,8 @@ async fn exchange_within(pool: &Arc<Pool>, limit: Duration) -> Result<String, Up
     let (response, lease) = sent.map_err(|failed| failed.error)?;
     let (ended, end) = oneshot::channel();
     let on_end = Box::new(|delivered| ended.send(delivered).unwrap());
-    let body = UpstreamBody::new(response.into_body(), Trailers::none(), lease, PACE, on_end);
+    let mut body = UpstreamBody::new(response.into_body(), Trailers::none(), lease, PACE);
+    body.when_it_ends(on_end);
     let body = Body::Upstream(Box::new(body))
         .collect()
         .await
