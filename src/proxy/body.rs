@@ -182,27 +182,26 @@ pub enum ResponseBodyError {
 }
 
 impl UpstreamBody {
-    /// Streams `incoming`. Of its trailers only `trailers` pass. When it has ended, connection
-    /// goes back to its pool if all of it was read, and is closed otherwise; then `on_end` is called.
-    pub fn new(
-        incoming: Incoming,
-        trailers: Trailers,
-        lease: Lease,
-        pace: Pace,
-        on_end: OnEnd,
-    ) -> Self {
+    /// Streams `incoming`. Of its trailers only `trailers` pass. When it has ended, its connection
+    /// goes back to its pool if all of it was read, and is closed otherwise.
+    pub fn new(incoming: Incoming, trailers: Trailers, lease: Lease, pace: Pace) -> Self {
         Self {
             length: incoming.size_hint().exact(),
             incoming,
             trailers,
             bytes: 0,
             lease: Some(lease),
-            on_end: Some(on_end),
+            on_end: None,
             broken: None,
             pace,
             deadline: None,
             timer: Timer::default(),
         }
+    }
+
+    /// Has `on_end` called when it has ended.
+    pub fn when_it_ends(&mut self, on_end: OnEnd) {
+        self.on_end = Some(on_end);
     }
 
     fn poll_frame(
@@ -268,20 +267,22 @@ impl UpstreamBody {
     }
 
     fn finish(&mut self, end: BodyEnd) {
-        let Some(on_end) = self.on_end.take() else {
+        let Some(lease) = self.lease.take() else {
             return;
         };
         let at = Instant::now();
-        if let Some(lease) = self.lease.take()
-            && end == BodyEnd::Complete
-        {
+        if end == BodyEnd::Complete {
             lease.give_back(at);
+        } else {
+            drop(lease);
         }
-        on_end(Delivered {
-            end,
-            bytes: self.bytes,
-            at,
-        });
+        if let Some(on_end) = self.on_end.take() {
+            on_end(Delivered {
+                end,
+                bytes: self.bytes,
+                at,
+            });
+        }
     }
 }
 

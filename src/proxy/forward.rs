@@ -193,11 +193,11 @@ impl Forwarder {
         if extended {
             head.method = Method::GET;
         }
-        target::rewrite(head)?;
+        let host = target::rewrite(head)?;
         if head.version == Version::HTTP_2 {
             join_crumbs(&mut head.headers);
         }
-        let client = self.rules.client(&head.headers, peer);
+        let client = self.rules.client(&head.headers, host, peer);
         let claims = if client.trusted {
             Claims::Believed
         } else {
@@ -285,10 +285,7 @@ impl Forwarder {
             && method != Method::HEAD
             && head.status != StatusCode::NO_CONTENT
             && head.status != StatusCode::NOT_MODIFIED;
-        let is_framed = survey.has(Mark::ContentLength) || survey.has(Mark::TransferEncoding);
-        if is_framed {
-            check_response_framing(&head.headers, has_body)?;
-        }
+        check_response_framing(&head.headers, &survey, has_body)?;
         let by_http2 = head.version == Version::HTTP_2;
         let declared = if has_body && (by_http2 || survey.has(Mark::TransferEncoding)) {
             self.trailers(&head.headers)
@@ -418,20 +415,28 @@ fn take_expectation(headers: &mut HeaderMap) -> Result<(), RequestError> {
     Ok(())
 }
 
-fn check_response_framing(headers: &HeaderMap, has_body: bool) -> Result<(), ResponseError> {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    if let Some(length) = lengths.next() {
+fn check_response_framing(
+    headers: &HeaderMap,
+    survey: &Survey,
+    has_body: bool,
+) -> Result<(), ResponseError> {
+    let has_length = survey.has(Mark::ContentLength);
+    if has_length {
+        let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+        let digits = lengths.next().map(HeaderValue::as_bytes);
         // hyper takes `5, 5` for 5 and would pass the text on; others take it for something else.
-        let digits = length.as_bytes();
-        let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+        let plain = digits.is_some_and(|it| !it.is_empty() && it.iter().all(u8::is_ascii_digit));
         if !plain || lengths.next().is_some() {
             return Err(ResponseError::ContentLength);
         }
     }
+    if !survey.has(Mark::TransferEncoding) {
+        return Ok(());
+    }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match codings.next() {
         Some(_) if !has_body => Ok(()),
-        Some(_) if headers.contains_key(CONTENT_LENGTH) => Err(ResponseError::TwoLengths),
+        Some(_) if has_length => Err(ResponseError::TwoLengths),
         Some(coding) if !hop::is_chunked(coding) || codings.next().is_some() => {
             Err(ResponseError::TransferEncoding)
         }
@@ -472,7 +477,9 @@ pub fn host_name(host: &HeaderValue) -> &[u8] {
 
 /// Sets `Host` to `authority` where the request has none (HTTP/1.0).
 pub fn ensure_host(headers: &mut HeaderMap, authority: &HeaderValue) {
-    headers.entry(HOST).or_insert_with(|| authority.clone());
+    if !headers.contains_key(HOST) {
+        headers.insert(HOST, authority.clone());
+    }
 }
 
 #[cfg(test)]

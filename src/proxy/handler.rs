@@ -7,9 +7,9 @@ mod session;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, EXPECT};
+use http::header::{CONNECTION, EXPECT, HOST};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::task::JoinSet;
@@ -41,7 +41,7 @@ use crate::telemetry::{RequestId, RequestIds};
 pub struct Proxy {
     config: Arc<Config>,
     routes: Vec<RouteState>,
-    forwarder: Arc<Forwarder>,
+    heads: Arc<interim::Rules>,
     sessions: Arc<Sessions>,
     tasks: Tasks,
     ids: RequestIds,
@@ -64,11 +64,9 @@ struct RouteState {
     additions: Additions,
 }
 
-/// What the answer needs to know of the request, which has gone upstream by then.
+/// What the answer needs to know of the request, which has gone upstream by then, besides what is in
+/// its line.
 struct Asked {
-    method: http::Method,
-    host: Option<HeaderValue>,
-    uri: http::Uri,
     upgrade: bool,
     /// With an extended CONNECT, what the upstream was asked.
     challenge: Option<Challenge>,
@@ -78,21 +76,11 @@ struct Asked {
     additions: Option<Fields>,
 }
 
-impl Asked {
-    fn host(&self) -> &str {
-        host_of(self.host.as_ref())
-    }
-
-    fn path(&self) -> &str {
-        self.uri.path()
-    }
-}
-
 impl Handler for Proxy {
     async fn handle(&self, request: Request<Incoming>, peer: &Arc<Peer>) -> Response<Body> {
         let (head, body) = request.into_parts();
         let id = self.id_of(&head, peer);
-        let mut line = Line::begin(self.access.clone(), id.clone(), &head, peer);
+        let mut line = Line::begin(self.access.clone(), id, &head, peer);
         // What is left when there is no reply.
         let mut session = None;
         let mut additions = None;
@@ -100,18 +88,12 @@ impl Handler for Proxy {
         let reply = exchange.await;
         let is_last = line.request_has_trailed();
         let mut response = match reply {
-            Ok(reply) => {
-                let pace = Pace {
-                    pause: self.config.timeouts.upstream_body,
-                    until: self.end_of(&line),
-                };
-                reply.finish(line, pace, &self.tasks, self.config.timeouts.tunnel)
-            }
+            Ok(reply) => reply.finish(line, &self.tasks, self.config.timeouts.tunnel),
             Err(error) => {
                 session::give_back(session, &mut line).await;
                 let rescue = error.rescue();
                 line.failed(&error, rescue.level);
-                let mut response = error.respond(&id);
+                let mut response = error.respond(&line.record.id);
                 additions::add(response.headers_mut(), additions.as_ref());
                 line.end(response.status(), &response);
                 response
@@ -130,6 +112,7 @@ impl Handler for Proxy {
         let (head, _) = request.into_parts();
         let id = self.id_of(&head, peer);
         let mut line = Line::begin(self.access.clone(), id, &head, peer);
+        line.record.host = named_host(&head);
         let response = super::too_many_fields();
         line.record.error = Some("bad_request");
         line.end(response.status(), &response);
@@ -138,32 +121,39 @@ impl Handler for Proxy {
 }
 
 /// What goes back to the client.
-enum Reply {
-    /// The application's response.
-    Stream {
-        head: http::response::Parts,
-        incoming: Incoming,
-        outbound: Outbound,
-        lease: Lease,
-    },
-    /// A change of protocol; bytes follow, both ways.
-    Tunnel {
-        head: http::response::Parts,
-        downstream: OnUpgrade,
-        upstream: OnUpgrade,
-        peer: Arc<Peer>,
-        lease: Lease,
-    },
+struct Reply {
+    head: http::response::Parts,
+    then: Then,
 }
 
-/// A response that can be passed on.
-struct Answer {
-    head: http::response::Parts,
+/// What follows the head. Boxed, since it is handed on through many hands.
+enum Then {
+    /// The body of the application's response.
+    Body(Box<UpstreamBody>),
+    /// After a change of protocol, bytes, both ways.
+    Tunnel(Box<Tunnel>),
+}
+
+/// What has come from the upstream behind the head.
+struct Arrived {
     incoming: Incoming,
+    upgrade: OnUpgrade,
+    lease: Lease,
+}
+
+/// The two ends that are to be joined.
+struct Tunnel {
+    downstream: OnUpgrade,
+    upstream: OnUpgrade,
+    peer: Arc<Peer>,
+    lease: Lease,
+}
+
+/// What a response that can be passed on says of what follows.
+struct Judged {
     outbound: Outbound,
     /// Whether a change of protocol follows. By HTTP/2, the status does not tell.
     switches: bool,
-    upgrade: OnUpgrade,
 }
 
 impl Proxy {
@@ -195,13 +185,13 @@ impl Proxy {
             })
             .collect();
         let names = config.names.clone();
-        let id = config.log.request_id_header.clone();
-        let is_ours = move |name: &_| *name == id || names.is_reserved(name);
+        let (id, reserved) = (config.log.request_id_header.clone(), names.clone());
+        let is_ours = move |name: &_| *name == id || reserved.is_reserved(name);
         let forwarder = Forwarder::new(&config.forwarding, is_ours);
         Self {
             config,
             routes,
-            forwarder: Arc::new(forwarder),
+            heads: Arc::new(interim::Rules { forwarder, names }),
             sessions,
             tasks,
             ids,
@@ -259,12 +249,13 @@ impl Proxy {
 
     /// The id of a request: a trusted neighbour may have given it one.
     fn id_of(&self, head: &Parts, peer: &Peer) -> RequestId {
-        let adopted = head
-            .headers
-            .get(&self.config.log.request_id_header)
-            .filter(|_| self.forwarder.trusts(peer))
-            .and_then(RequestId::adopt);
-        adopted.unwrap_or_else(|| self.ids.make())
+        let said = if self.heads.forwarder.trusts(peer) {
+            head.headers.get(&self.config.log.request_id_header)
+        } else {
+            None
+        };
+        said.and_then(RequestId::adopt)
+            .unwrap_or_else(|| self.ids.make())
     }
 
     async fn exchange(
@@ -280,17 +271,10 @@ impl Proxy {
         let body = RequestBody::new(body, !head.headers.contains_key(EXPECT));
         let takes_interims = head.version == Version::HTTP_11 && peer.interims().is_some();
         let downstream = head.extensions.remove::<OnUpgrade>();
-        let inbound = self
-            .forwarder
-            .request_head(&mut head, framing, peer)
-            .map_err(ProxyError::Downstream)?;
-        // Not before: the client may name it in `Connection`.
-        let id = line.record.id.header();
-        set_alone(&mut head.headers, &self.config.log.request_id_header, id);
-        line.record.client = inbound.client.address;
+        let inbound = self.inbound(&mut head, framing, peer, line)?;
 
         // 2. Route.
-        let route = self.route(&inbound, &head)?;
+        let route = self.route(line, &head)?;
         line.record.route = Some(Arc::clone(&route.name));
         let secure = inbound.client.scheme == Scheme::Https;
         *additions = route.additions.over(secure);
@@ -299,9 +283,6 @@ impl Proxy {
         }
         let challenge = challenge(&inbound, &mut head)?;
         let mut asked = Asked {
-            method: head.method.clone(),
-            host: inbound.client.host.clone(),
-            uri: head.uri.clone(),
             upgrade: inbound.upgrade,
             challenge,
             downstream,
@@ -311,12 +292,9 @@ impl Proxy {
 
         // 3. to 6. The session.
         if let Some(policy) = &route.policy {
-            self.open(&mut head, policy, &asked, session, line).await?;
+            self.open(&mut head, policy, session, line).await?;
         } else {
-            if !self.config.cookie.forward {
-                cookie::strip(&mut head.headers, &self.config.cookie.name);
-            }
-            request::scrub(&mut head.headers, &self.config.names);
+            self.leave_out_session(&mut head.headers);
         }
 
         // 7. Forward.
@@ -324,20 +302,16 @@ impl Proxy {
         let progress = request.body().progress();
         line.count_request(progress.clone());
         if takes_interims {
-            interim::pass_on(&mut request, peer, &self.forwarder, &self.config);
+            interim::pass_on(&mut request, peer, &self.heads);
         }
         let id = session.as_ref().and_then(session::Session::public_id);
         let affinity = route.upstream.affinity(id, inbound.client.address);
-        let patience = Patience {
-            since: line.last_lap(),
-            limit: route.response_timeout,
-            until: self.end_of(line),
-        };
+        let patience = self.patience(route, line);
         let server = &mut line.record.server;
         let sent = route.upstream.send(request, affinity, patience, server);
         let answered = sent.await;
         line.record.upstream = line.lap();
-        let (response, lease) = answered.map_err(|error| {
+        let (mut response, lease) = answered.map_err(|error| {
             let fault = progress.as_deref().and_then(Progress::fault);
             fault.map_or(ProxyError::Upstream(error), ProxyError::Body)
         })?;
@@ -346,15 +320,69 @@ impl Proxy {
         }
 
         // 8. to 10. The session, again.
-        let mut answer = self.judge(response, &asked).map_err(ProxyError::Response)?;
-        let head = &mut answer.head;
-        match session {
-            Some(session) => self.close(head, session, &asked, line).await?,
-            None => response::remove_reserved(&mut head.headers, &self.config.names),
+        let upgrade = hyper::upgrade::on(&mut response);
+        let (mut head, incoming) = response.into_parts();
+        let method = &line.record.method;
+        let judged = self
+            .judge(&mut head, method, &asked)
+            .map_err(ProxyError::Response)?;
+        match (session, &route.policy) {
+            (Some(session), Some(policy)) => {
+                self.close(&mut head, policy, session, &asked, line).await?;
+            }
+            (_, _) => response::remove_reserved(&mut head.headers, &self.config.names),
         }
 
         // 11. Answer.
-        Ok(answer.reply(&mut asked, peer, lease))
+        let arrived = Arrived {
+            incoming,
+            upgrade,
+            lease,
+        };
+        let pace = Pace {
+            pause: self.config.timeouts.upstream_body,
+            until: self.end_of(line),
+        };
+        let then = arrived.then(judged, &mut asked, peer, pace);
+        Ok(Reply { head, then })
+    }
+
+    /// Makes the head of a request one for the upstream. Who asks for what is in the line from then on.
+    fn inbound(
+        &self,
+        head: &mut Parts,
+        framing: Framing,
+        peer: &Peer,
+        line: &mut Line,
+    ) -> Result<Inbound, ProxyError> {
+        let inbound = self.heads.forwarder.request_head(head, framing, peer);
+        let mut inbound = inbound.map_err(|error| {
+            line.record.host = named_host(head);
+            ProxyError::Downstream(error)
+        })?;
+        line.record.host = inbound.client.host.take();
+        line.record.client = inbound.client.address;
+        // Not before: the client may name it in `Connection`.
+        let id = line.record.id.header();
+        set_alone(&mut head.headers, &self.config.log.request_id_header, id);
+        Ok(inbound)
+    }
+
+    /// Removes what an application without sessions must not take for one.
+    fn leave_out_session(&self, headers: &mut HeaderMap) {
+        if !self.config.cookie.forward {
+            cookie::strip(headers, &self.config.cookie.name);
+        }
+        request::scrub(headers, &self.config.names);
+    }
+
+    /// How long the answer is waited for.
+    fn patience(&self, route: &RouteState, line: &Line) -> Patience {
+        Patience {
+            since: line.last_lap(),
+            limit: route.response_timeout,
+            until: self.end_of(line),
+        }
     }
 
     /// When the exchange has to have ended; `None` where it may take as long as it does.
@@ -363,13 +391,12 @@ impl Proxy {
         Some(line.started() + limit)
     }
 
-    fn route(&self, inbound: &Inbound, head: &Parts) -> Result<&RouteState, ProxyError> {
+    fn route(&self, line: &Line, head: &Parts) -> Result<&RouteState, ProxyError> {
         // The last one fits everything.
         if let [only] = self.routes.as_slice() {
             return Ok(only);
         }
-        let host = host_of(inbound.client.host.as_ref());
-        let path = head.uri.path();
+        let (host, path) = (line.host(), head.uri.path());
         route::choose(&self.routes, |route| &route.rule, &head.method, host, path)
             .map_err(ProxyError::Route)?
             .ok_or_else(|| ProxyError::Internal("no route fits, not even the last".into()))
@@ -378,29 +405,21 @@ impl Proxy {
     /// Whether the response can be passed on; makes its head one for the client.
     fn judge(
         &self,
-        mut response: Response<Incoming>,
+        head: &mut http::response::Parts,
+        method: &Method,
         asked: &Asked,
-    ) -> Result<Answer, ResponseError> {
-        let upgrade = hyper::upgrade::on(&mut response);
-        let (mut head, incoming) = response.into_parts();
+    ) -> Result<Judged, ResponseError> {
         let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
-        let outbound = self
-            .forwarder
-            .response_head(&mut head, &asked.method, asked.upgrade)?;
+        let forwarder = &self.heads.forwarder;
+        let outbound = forwarder.response_head(head, method, asked.upgrade)?;
         if let Some(challenge) = &asked.challenge {
-            challenge.check(&mut head)?;
+            challenge.check(head)?;
         }
         if !switches {
             // Before what keeps answers with sessions private.
             additions::add(&mut head.headers, asked.additions.as_ref());
         }
-        Ok(Answer {
-            head,
-            incoming,
-            outbound,
-            switches,
-            upgrade,
-        })
+        Ok(Judged { outbound, switches })
     }
 }
 
@@ -413,33 +432,6 @@ fn outgoing(
 ) -> Box<Request<RequestBody>> {
     let body = body.with_trailers(trailers).within(route.body_limits);
     Box::new(Request::from_parts(head, body))
-}
-
-impl Answer {
-    fn reply(self, asked: &mut Asked, peer: &Arc<Peer>, lease: Lease) -> Reply {
-        let Self {
-            head,
-            incoming,
-            outbound,
-            switches,
-            upgrade,
-        } = self;
-        if switches && let Some(downstream) = asked.downstream.take() {
-            return Reply::Tunnel {
-                head,
-                downstream,
-                upstream: upgrade,
-                peer: Arc::clone(peer),
-                lease,
-            };
-        }
-        Reply::Stream {
-            head,
-            incoming,
-            outbound,
-            lease,
-        }
-    }
 }
 
 /// Puts a question into a request that asks for a websocket by an extended CONNECT.
@@ -457,40 +449,49 @@ async fn purge(shared: Shared) {
     }
 }
 
+impl Arrived {
+    /// What follows the head that was judged so.
+    fn then(self, judged: Judged, asked: &mut Asked, peer: &Arc<Peer>, pace: Pace) -> Then {
+        let Self {
+            incoming,
+            upgrade,
+            lease,
+        } = self;
+        if judged.switches
+            && let Some(downstream) = asked.downstream.take()
+        {
+            return Then::Tunnel(Box::new(Tunnel {
+                downstream,
+                upstream: upgrade,
+                peer: Arc::clone(peer),
+                lease,
+            }));
+        }
+        let body = UpstreamBody::new(incoming, judged.outbound.trailers, lease, pace);
+        Then::Body(Box::new(body))
+    }
+}
+
 impl Reply {
     /// Makes the response. The line goes with its body, and is written when that has ended.
-    fn finish(self, mut line: Line, pace: Pace, tasks: &Tasks, idle: Duration) -> Response<Body> {
-        match self {
-            Self::Stream {
-                head,
-                incoming,
-                outbound,
-                lease,
-            } => {
-                line.record.status = head.status;
-                let (trailers, on_end) = (outbound.trailers, line.on_end());
-                let body = UpstreamBody::new(incoming, trailers, lease, pace, on_end);
-                Response::from_parts(head, Body::Upstream(Box::new(body)))
+    fn finish(self, mut line: Line, tasks: &Tasks, idle: Duration) -> Response<Body> {
+        let Self { head, then } = self;
+        let status = head.status;
+        match then {
+            Then::Body(mut body) => {
+                line.record.status = status;
+                body.when_it_ends(line.on_end());
+                Response::from_parts(head, Body::Upstream(body))
             }
-            Self::Tunnel {
-                head,
-                downstream,
-                upstream,
-                peer,
-                lease,
-            } => {
-                let status = head.status;
-                tunnel::join(
+            Then::Tunnel(tunnel) => {
+                let Tunnel {
                     downstream,
                     upstream,
                     peer,
                     lease,
-                    tasks,
-                    idle,
-                    move |moved| {
-                        line.tunnelled(status, moved);
-                    },
-                );
+                } = *tunnel;
+                let on_end = move |moved| line.tunnelled(status, moved);
+                tunnel::join(downstream, upstream, peer, lease, tasks, idle, on_end);
                 Response::from_parts(head, Body::Empty)
             }
         }
@@ -508,11 +509,11 @@ fn set_alone(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
     headers.insert(name, value);
 }
 
-/// The host that was asked for, without its port; empty where HTTP/1.0 named none.
-fn host_of(host: Option<&HeaderValue>) -> &str {
-    host.map(super::forward::host_name)
-        .and_then(|host| std::str::from_utf8(host).ok())
-        .unwrap_or_default()
+/// The host that a request names, which may be none: for the log, where it is refused.
+fn named_host(head: &Parts) -> Option<HeaderValue> {
+    let authority = head.uri.authority();
+    let authority = authority.and_then(|it| HeaderValue::from_str(it.as_str()).ok());
+    authority.or_else(|| head.headers.get(HOST).cloned())
 }
 
 #[cfg(test)]

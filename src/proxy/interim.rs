@@ -13,8 +13,7 @@ use http::{HeaderMap, Request, StatusCode};
 
 use super::Peer;
 use super::forward::Forwarder;
-use crate::config::Config;
-use crate::contract::response;
+use crate::contract::{Names, response};
 
 /// So many are passed on to one request. Each is written by itself, so that they cost more than what
 /// comes after them.
@@ -57,16 +56,18 @@ impl Interims {
     }
 }
 
+/// What makes of a head one that can be passed on. In one place, since each exchange holds it.
+#[derive(Debug)]
+pub(super) struct Rules {
+    pub(super) forwarder: Forwarder,
+    pub(super) names: Names,
+}
+
 /// Has the interim responses to a request passed on to its client, without what would not pass of
 /// the final one, and without cookies: they would go past what becomes of the session. Not 100, which
 /// answers an `Expect` that we never forward.
-pub(super) fn pass_on<B>(
-    request: &mut Request<B>,
-    peer: &Arc<Peer>,
-    forwarder: &Arc<Forwarder>,
-    config: &Arc<Config>,
-) {
-    let (peer, forwarder, config) = (Arc::clone(peer), Arc::clone(forwarder), Arc::clone(config));
+pub(super) fn pass_on<B>(request: &mut Request<B>, peer: &Arc<Peer>, rules: &Arc<Rules>) {
+    let (peer, rules) = (Arc::clone(peer), Arc::clone(rules));
     let passed = AtomicU32::new(0);
     hyper::ext::on_informational(request, move |interim| {
         let Some(interims) = peer.interims() else {
@@ -78,8 +79,10 @@ pub(super) fn pass_on<B>(
             return;
         }
         let mut headers = interim.headers().clone();
-        forwarder.interim_head(&mut headers, interim.version());
-        response::remove_reserved(&mut headers, &config.names);
+        rules
+            .forwarder
+            .interim_head(&mut headers, interim.version());
+        response::remove_reserved(&mut headers, &rules.names);
         headers.remove(SET_COOKIE);
         interims.put(interim.status(), &headers);
     });

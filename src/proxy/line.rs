@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{Response, StatusCode};
 use tokio::time::Instant;
 
 use super::body::{BodyEnd, Delivered, OnEnd, Progress};
+use super::forward::host_name;
 use super::rescue::ProxyError;
 use super::tunnel::Transferred;
 use super::{Body, Peer};
@@ -48,7 +50,7 @@ impl Line {
                 time: clock::now(),
                 client: peer.remote().ip(),
                 method: head.method.clone(),
-                host: head.headers.get(http::header::HOST).cloned(),
+                host: None,
                 target: head.uri.path_and_query().cloned(),
                 route: None,
                 server: None,
@@ -105,6 +107,19 @@ impl Line {
 
     pub(super) fn id(&self) -> &str {
         self.record.id.as_str()
+    }
+
+    /// The path that was asked for.
+    pub(super) fn path(&self) -> &str {
+        let target = self.record.target.as_ref();
+        target.map_or("/", PathAndQuery::path)
+    }
+
+    /// The host that was asked for, without its port; empty where HTTP/1.0 named none.
+    pub(super) fn host(&self) -> &str {
+        let host = self.record.host.as_ref().map(host_name);
+        host.and_then(|host| std::str::from_utf8(host).ok())
+            .unwrap_or_default()
     }
 
     /// Lets the bytes of the request body be counted.

@@ -38,7 +38,7 @@ pub struct Held {
     pub id: SessionId,
     /// Whether it has just come over from the old place, so that its cookie is made anew.
     pub moved: bool,
-    kept: Kept,
+    kept: Box<Kept>,
 }
 
 impl Held {
@@ -56,7 +56,7 @@ pub enum Presence {
     /// The id has no record.
     Missing,
     /// It is there.
-    Found(Box<Held>),
+    Found(Held),
     /// It was there and is gone.
     Gone,
     /// The store could not be read, and the route goes on without.
@@ -198,7 +198,12 @@ impl Sessions {
     }
 
     /// Moves a session over from its old place, and goes on with it when the exchange is cancelled.
-    async fn move_over(&self, id: &SessionId, kept: Kept, ttl: Duration) -> Result<(), StoreError> {
+    async fn move_over(
+        &self,
+        id: &SessionId,
+        kept: Box<Kept>,
+        ttl: Duration,
+    ) -> Result<(), StoreError> {
         let running = self.tasks.begin();
         let (archive, id) = (self.archive.clone(), id.clone());
         let task = tokio::spawn(async move {
@@ -251,7 +256,7 @@ impl Sessions {
             session.refreshed = now;
             match self.replace(&held, &session, policy, now).await {
                 Ok(Replaced::Stored(kept)) => {
-                    held.kept = *kept;
+                    held.kept = kept;
                     return Ok(Some((held, carried)));
                 }
                 Ok(Replaced::Gone) => return Ok(None),
@@ -285,7 +290,7 @@ impl Sessions {
             return; // The claim lapses by itself.
         };
         let open = Open {
-            presence: Presence::Found(Box::new(held)),
+            presence: Presence::Found(held),
             carried: Carried {
                 entries: Vec::new(),
                 claim: Some(token),

@@ -112,6 +112,20 @@ fn answers_have_nothing_of_the_connection() {
 }
 
 #[test]
+fn the_access_log_names_the_authority_also_where_it_is_refused() {
+    let app = app();
+    let pycket = Pycket::with(&app).start();
+    let mut client = Frames::connect(&pycket);
+    client.headers(1, &GET, END_HEADERS | END_STREAM);
+    let odd = [&GET[..], &[("host", "other.example.com")]].concat();
+    client.headers(3, &odd, END_HEADERS | END_STREAM);
+    for status in [200, 400] {
+        let line = pycket.access(|line| line["status"] == status);
+        assert_eq!(line["host"], "example.com");
+    }
+}
+
+#[test]
 fn host_and_authority_must_agree() {
     let app = app();
     let pycket = Pycket::with(&app).start();

@@ -1,6 +1,6 @@
 //! The process as its operator meets it: start, logs, stop, failure.
 
-use crate::harness::{AppResponse, Browser, Pycket, SECRET, Upstream};
+use crate::harness::{Address as _, AppResponse, Browser, Pycket, SECRET, Upstream};
 use crate::servers::RedisServer;
 
 fn app() -> Upstream {
@@ -32,6 +32,7 @@ fn exchange_has_one_line_in_the_access_log() {
     Browser::at(&pycket).get("/some/path?query");
     let line = pycket.access(|line| line["path"] == "/some/path");
     assert_eq!(line["method"], "GET");
+    assert_eq!(line["host"], pycket.address().to_string());
     assert_eq!(line["status"], 200);
     assert_eq!(pycket.stop().stdout.matches("/some/path").count(), 1);
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::{FORWARDED, HOST};
+use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::hop;
@@ -57,8 +57,13 @@ impl Rules {
         }
     }
 
-    /// Finds out who the client is.
-    pub(super) fn client(&self, headers: &HeaderMap, peer: &Peer) -> Client {
+    /// Finds out who the client is that asked for `host`.
+    pub(super) fn client(
+        &self,
+        headers: &HeaderMap,
+        host: Option<HeaderValue>,
+        peer: &Peer,
+    ) -> Client {
         let mut client = Client {
             address: peer.remote().ip(),
             scheme: if peer.tls() {
@@ -66,7 +71,7 @@ impl Rules {
             } else {
                 Scheme::Http
             },
-            host: headers.get(HOST).cloned(),
+            host,
             trusted: peer.remote().is_among(&self.trust),
         };
         if client.trusted {

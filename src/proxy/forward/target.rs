@@ -6,28 +6,29 @@ use http::{HeaderValue, Method, Uri, Version, request};
 
 use super::RequestError;
 
-/// Leaves a target in origin-form (or `*`) and at most one `Host`, which is valid. The authority
-/// of an absolute target replaces `Host` (RFC 9112 section 3.2.2).
-pub(super) fn rewrite(head: &mut request::Parts) -> Result<(), RequestError> {
+/// Leaves a target in origin-form (or `*`) and at most one `Host`, which is valid, and says which one.
+/// The authority of an absolute target replaces `Host` (RFC 9112 section 3.2.2).
+pub(super) fn rewrite(head: &mut request::Parts) -> Result<Option<HeaderValue>, RequestError> {
     if head.method == Method::CONNECT {
         return Err(RequestError::Connect);
     }
-    if head.version == Version::HTTP_2 {
-        check_authority(head)?;
+    let host = if head.version == Version::HTTP_2 {
+        check_authority(head)?
     } else {
-        check_host(head)?;
-    }
+        check_host(head)?
+    };
     match (head.uri.scheme(), head.uri.authority()) {
-        (None, None) if head.uri.path().starts_with('/') => Ok(()),
-        (None, None) if head.uri.path() == "*" && head.method == Method::OPTIONS => Ok(()),
+        (None, None) if head.uri.path().starts_with('/') => Ok(host),
+        (None, None) if head.uri.path() == "*" && head.method == Method::OPTIONS => Ok(host),
         (Some(scheme), Some(authority)) if *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS => {
             let host = authority.as_str();
             if !is_host(host.as_bytes()) {
                 return Err(RequestError::HostInvalid);
             }
             let host = HeaderValue::from_str(host).map_err(|_invalid| RequestError::HostInvalid)?;
-            head.headers.insert(HOST, host);
-            to_origin_form(head)
+            head.headers.insert(HOST, host.clone());
+            to_origin_form(head)?;
+            Ok(Some(host))
         }
         _ => Err(RequestError::Target),
     }
@@ -42,19 +43,19 @@ pub(super) fn is_extended_connect(head: &request::Parts) -> bool {
         && protocol.is_some_and(|protocol| protocol.as_str() == "websocket")
 }
 
-fn check_host(head: &request::Parts) -> Result<(), RequestError> {
+fn check_host(head: &request::Parts) -> Result<Option<HeaderValue>, RequestError> {
     let mut hosts = head.headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
-        (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
+        (Some(host), None) if is_host(host.as_bytes()) => Ok(Some(host.clone())),
         (Some(_), None) => Err(RequestError::HostInvalid),
-        (None, _) if head.version == Version::HTTP_10 => Ok(()),
+        (None, _) if head.version == Version::HTTP_10 => Ok(None),
         (Some(_), Some(_)) | (None, _) => Err(RequestError::HostCount),
     }
 }
 
 /// HTTP/2 has `:authority` in the place of `Host`. RFC 9113 section 8.3.1: they must agree, and one
-/// of them must be there.
-fn check_authority(head: &request::Parts) -> Result<(), RequestError> {
+/// of them must be there. `None` where it is `:authority`.
+fn check_authority(head: &request::Parts) -> Result<Option<HeaderValue>, RequestError> {
     let Some(authority) = head.uri.authority() else {
         return check_host(head);
     };
@@ -63,7 +64,7 @@ fn check_authority(head: &request::Parts) -> Result<(), RequestError> {
         host.as_bytes().eq_ignore_ascii_case(authority)
     };
     if head.headers.get_all(HOST).iter().all(agrees) {
-        Ok(())
+        Ok(None)
     } else {
         Err(RequestError::HostConflict)
     }

@@ -28,7 +28,6 @@ use crate::telemetry::chain;
 /// What has been found out before the request goes upstream.
 #[derive(Debug)]
 pub(super) struct Session {
-    policy: Arc<RoutePolicy>,
     presence: Presence,
     carried: Carried,
     cookie_presented: bool,
@@ -45,7 +44,7 @@ impl Session {
     }
 
     /// What its end needs to know of it; the claim and the cookie stay.
-    fn end(&mut self, issued: &Issued) -> Open {
+    fn end(&mut self, issued: &Issued, policy: &Arc<RoutePolicy>) -> Open {
         Open {
             presence: std::mem::replace(&mut self.presence, Presence::NotAsked),
             carried: std::mem::take(&mut self.carried),
@@ -54,7 +53,7 @@ impl Session {
                 Issued::Session(id) => Some(id.clone()),
                 Issued::Nothing | Issued::Other => None,
             },
-            policy: Arc::clone(&self.policy),
+            policy: Arc::clone(policy),
         }
     }
 }
@@ -66,7 +65,6 @@ impl Proxy {
         &self,
         parts: &mut Parts,
         policy: &Arc<RoutePolicy>,
-        asked: &Asked,
         slot: &mut Option<Session>,
         line: &mut Line,
     ) -> Result<(), ProxyError> {
@@ -77,7 +75,6 @@ impl Proxy {
         }
         line.record.cookie = cookie_word(&presented);
         let session = slot.insert(Session {
-            policy: Arc::clone(policy),
             presence: Presence::NotAsked,
             carried: Carried::default(),
             cookie_presented: presented != Presented::Absent,
@@ -88,7 +85,7 @@ impl Proxy {
         // 4. Load, 5. Notifications.
         if let Presented::Verified { id, version, .. } = presented {
             session.cookie_version = Some(version);
-            let found = self.load(&id, parts, asked, session, line.now()).await;
+            let found = self.load(&id, parts, policy, session, line).await;
             line.lap_store();
             match found {
                 Ok(presence) => session.presence = presence,
@@ -111,11 +108,17 @@ impl Proxy {
             None => 0,
         };
 
-        self.show(parts, session, line)
+        self.show(parts, policy, session, line)
     }
 
     /// Step 6: sets the request headers, after all of their kind that the client sent are gone.
-    fn show(&self, parts: &mut Parts, session: &Session, line: &Line) -> Result<(), ProxyError> {
+    fn show(
+        &self,
+        parts: &mut Parts,
+        policy: &RoutePolicy,
+        session: &Session,
+        line: &Line,
+    ) -> Result<(), ProxyError> {
         let names = &self.config.names;
         request::scrub(&mut parts.headers, names);
         let held = session.presence.held();
@@ -131,7 +134,7 @@ impl Proxy {
             session: held.map(Held::session),
             notifications: notifications.as_ref(),
         };
-        match request::apply(&mut parts.headers, names, &session.policy.contract, &view) {
+        match request::apply(&mut parts.headers, names, &policy.contract, &view) {
             Ok(unsent) if unsent.is_empty() => Ok(()),
             Ok(unsent) => {
                 tracing::warn!(request = line.id(), headers = ?unsent, "injected headers were not sent: their values do not fit into a header as utf-8; choose another `encode`");
@@ -149,11 +152,11 @@ impl Proxy {
         &self,
         id: &SessionId,
         parts: &Parts,
-        asked: &Asked,
+        policy: &Arc<RoutePolicy>,
         session: &mut Session,
-        now: Timestamp,
+        line: &Line,
     ) -> Result<Presence, StoreError> {
-        let policy = &session.policy;
+        let now = line.now();
         let freshness = if policy.session.strict {
             Freshness::Fresh
         } else {
@@ -164,14 +167,14 @@ impl Proxy {
             return Ok(Presence::Missing);
         };
         if held.session().notifications.is_empty() {
-            return Ok(Presence::Found(Box::new(held)));
+            return Ok(Presence::Found(held));
         }
         let visit = Visit::of(&parts.method, &parts.headers);
         let path = match policy.notifications.bind {
             Bind::None => None,
-            Bind::Redirect => page_path(asked.host(), asked.path()),
+            Bind::Redirect => page_path(line.host(), line.path()),
         };
-        let path = path.as_deref().unwrap_or(asked.path());
+        let path = path.as_deref().unwrap_or(line.path());
         let token = getrandom::u64().map_err(|error| StoreError::Refused(error.into()))?;
         // Before the first write: if this exchange ends in the middle of it, somebody still knows.
         session.claim = Some(ClaimGuard::new(
@@ -185,7 +188,7 @@ impl Proxy {
         let presence = match claimed? {
             Some((held, carried)) => {
                 session.carried = carried;
-                Presence::Found(Box::new(held))
+                Presence::Found(held)
             }
             None => Presence::Missing,
         };
@@ -202,12 +205,12 @@ impl Proxy {
     pub(super) async fn close(
         &self,
         parts: &mut http::response::Parts,
+        policy: &Arc<RoutePolicy>,
         session: &mut Session,
         asked: &Asked,
         line: &mut Line,
     ) -> Result<(), ProxyError> {
         // 8. Signals.
-        let policy = Arc::clone(&session.policy);
         let extracted = response::extract(&mut parts.headers, &self.config.names, &policy.contract);
         let mut signals = judge(extracted, line)?;
         let issued = if self.config.cookie.forward {
@@ -219,20 +222,21 @@ impl Proxy {
             // It has just been made.
             signals.renew = false;
         }
-        self.explain_refusal(parts.status, session, line);
+        self.explain_refusal(parts.status, policy, session, line);
         let held = session.presence.held().filter(|held| held.moved);
         let moved = held.map(|held| (held.id.clone(), held.session().persist));
 
         // 9. Plan, 10. Commit.
-        let shown = is_shown(policy.notifications.consume, parts.status, &parts.headers);
+        let shown = !session.carried.is_empty()
+            && is_shown(policy.notifications.consume, parts.status, &parts.headers);
         let ending = Ending::Response {
-            target: target(parts, &policy, &signals, asked),
+            target: target(parts, policy, &signals, line),
             signals,
             shown,
         };
         let commit = self
             .sessions
-            .commit(session.end(&issued), ending, line.now());
+            .commit(session.end(&issued, policy), ending, line.now());
         let mut committed = settle(commit.await, session, shown, line)?;
 
         if let Some((id, persist)) = moved
@@ -250,13 +254,19 @@ impl Proxy {
             }
         }
         let presented = session.cookie_version;
-        self.set_cookie(parts, &committed, &policy, presented, asked, line.now());
+        self.set_cookie(parts, &committed, policy, presented, asked, line.now());
         Ok(())
     }
 
     /// An application server that refuses a request for its size gives no reason that its users
     /// would find; the log does.
-    fn explain_refusal(&self, status: StatusCode, session: &Session, line: &Line) {
+    fn explain_refusal(
+        &self,
+        status: StatusCode,
+        policy: &RoutePolicy,
+        session: &Session,
+        line: &Line,
+    ) {
         const TOO_LARGE: [u16; 4] = [400, 413, 431, 494];
         /// Less than this is no reason for any server to refuse a request.
         const MUCH: usize = 1024;
@@ -270,7 +280,7 @@ impl Proxy {
         let waiting = (!session.carried.is_empty()).then_some(text);
         let bytes = injected_size(
             &self.config.names,
-            &session.policy.contract,
+            &policy.contract,
             held.session(),
             waiting.as_deref(),
         );
@@ -328,13 +338,13 @@ fn target(
     parts: &http::response::Parts,
     policy: &RoutePolicy,
     signals: &Signals,
-    asked: &Asked,
+    line: &Line,
 ) -> Option<String> {
     if signals.patch.announce.is_empty() {
         return None;
     }
     let bind = policy.notifications.bind;
-    let (host, path) = (asked.host(), asked.path());
+    let (host, path) = (line.host(), line.path());
     redirect_target(bind, host, path, parts.status, &parts.headers)
 }
 

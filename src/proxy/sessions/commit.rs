@@ -161,7 +161,7 @@ impl Sessions {
         let is_other = open.presence.held().is_none_or(|held| held.id != *id);
         if is_other && !matches!(open.presence, Presence::Unavailable) {
             open.presence = match self.load(id, &open.policy, now, Fresh).await? {
-                Some(held) => Presence::Found(Box::new(held)),
+                Some(held) => Presence::Found(held),
                 None => Presence::NotAsked,
             };
             progress.fresh = Some(id.clone());
@@ -292,7 +292,7 @@ impl Sessions {
         if let Some(id) = &open.adopted {
             // It may have been begun meanwhile.
             open.presence = match self.load(id, &open.policy, clock::now(), Fresh).await? {
-                Some(held) => Presence::Found(Box::new(held)),
+                Some(held) => Presence::Found(held),
                 None => Presence::NotAsked,
             };
         } else if let Presence::Found(held) = &open.presence {
@@ -300,7 +300,7 @@ impl Sessions {
                 .load(&held.id, &open.policy, clock::now(), Fresh)
                 .await?
             {
-                Some(held) => Presence::Found(Box::new(held)),
+                Some(held) => Presence::Found(held),
                 None => Presence::Gone,
             };
         }
@@ -327,7 +327,7 @@ impl Sessions {
         progress: &mut Progress,
     ) -> Result<Attempt, StoreError> {
         let held = match &open.presence {
-            Presence::Found(held) => Some(held.as_ref()),
+            Presence::Found(held) => Some(held),
             Presence::NotAsked | Presence::Missing | Presence::Gone | Presence::Unavailable => None,
         };
         let tried = match (write, held) {
@@ -449,7 +449,7 @@ impl Sessions {
     ) -> Result<(), StoreError> {
         let now = session.refreshed;
         let ttl = policy.session.lifetimes.time_to_live(session, now);
-        let from = from.map(|held| &held.kept);
+        let from = from.map(|held| &*held.kept);
         match self.archive.create(id, session, from, ttl).await? {
             Created::Stored => return Ok(()),
             Created::Exists => {}
@@ -526,13 +526,13 @@ mod tests {
             .unwrap()
             .unwrap();
         let open = Open {
-            presence: Presence::Found(Box::new(held)),
+            presence: Presence::Found(held),
             carried: Carried::default(),
             cookie_presented: true,
             adopted: None,
             policy: Arc::clone(policy),
         };
-        let write = Write::Renew(NEW, session(user));
+        let write = Write::Renew(NEW, Box::new(session(user)));
         let mut progress = Progress::default();
         sessions
             .attempt(&open, &write, &mut progress)
