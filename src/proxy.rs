@@ -2,8 +2,8 @@
 //!
 //! [`forward`] rewrites heads, [`upstream`] keeps the connections to the applications and sends
 //! requests by them, [`interim`] passes on what comes before their answers, [`tunnel`] joins the two
-//! sides of an upgraded connection, [`body`] streams bodies and tells when they have ended, and
-//! [`rescue`] turns every failure into an answer.
+//! sides of an upgraded connection, [`gather`] writes what is small in one piece, [`body`] streams bodies
+//! and tells when they have ended, and [`rescue`] turns every failure into an answer.
 //! The server calls a [`Handler`] with each request; how heads are read and how connections are
 //! accepted is not known here.
 
@@ -15,6 +15,7 @@ mod websocket;
 
 pub mod body;
 pub mod forward;
+pub mod gather;
 pub mod handler;
 pub mod intake;
 pub mod interim;

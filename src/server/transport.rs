@@ -13,6 +13,7 @@ use tokio_rustls::server::TlsStream;
 use super::frames::Meter;
 use super::gauge::Gauge;
 use super::interim::{Ahead, Next};
+use crate::proxy::gather;
 
 /// How much is read at once before it is known what the client speaks. Most request heads are
 /// shorter, so that looking costs no further call of the kernel.
@@ -248,7 +249,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gauged<T> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_ahead(cx, Next::Write))?;
-        let polled = Pin::new(&mut this.inner).poll_write_vectored(cx, parts);
+        let polled = gather::poll_write(Pin::new(&mut this.inner), cx, parts);
         this.has_written(&polled);
         polled
     }

@@ -36,6 +36,7 @@ use super::{Patience, UpstreamError};
 use crate::config::{Http2, Scheme};
 use crate::proxy::body::{Progress, RequestBody};
 use crate::proxy::forward;
+use crate::proxy::gather::Gathering;
 
 /// The largest response head, and the most that is read at once. Signals of a whole session have
 /// to fit; hyper's own limit would be 400 kB.
@@ -375,7 +376,7 @@ impl Pool {
     {
         let (sender, connection) = self
             .builder
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(Gathering(stream)))
             .await
             .map_err(UpstreamError::Broken)?;
         Ok(Box::new(Link::new(sender, connection, address)))
