@@ -11,6 +11,7 @@ use std::io::{self, IsTerminal};
 
 use bytes::Bytes;
 use http::HeaderValue;
+use smallvec::SmallVec;
 use tracing::level_filters::LevelFilter;
 
 use crate::config::{Log, LogFormat, LogLevel};
@@ -134,21 +135,22 @@ impl RequestIds {
     /// The next id.
     pub fn make(&self) -> RequestId {
         let count = self.next.add();
-        let mut text = Vec::with_capacity(LONGEST_MADE_ID);
+        let mut text = MadeId::new();
         text.extend_from_slice(self.prefix.as_bytes());
         push_hex(&mut text, count);
         // Hexadecimal digits and a hyphen are always a header value.
-        let value = HeaderValue::from_maybe_shared(Bytes::from(text));
+        let value = HeaderValue::from_maybe_shared(Bytes::from_owner(text));
         RequestId(value.unwrap_or(HeaderValue::from_static("-")))
     }
 }
 
-/// Bytes of the longest id that is made: both numbers in full.
-const LONGEST_MADE_ID: usize = 33;
+/// Room for the longest id that is made: both numbers in full. As a part of [`Bytes`], it is one
+/// allocation; a `Vec` would be two.
+type MadeId = SmallVec<[u8; 33]>;
 
 /// Writes a number in lower-case hexadecimal digits, with zeros before it up to 8. By hand, since
 /// fmt takes ten times as long, for every exchange.
-fn push_hex(text: &mut Vec<u8>, number: u64) {
+fn push_hex(text: &mut MadeId, number: u64) {
     let digits = number.to_be_bytes().map(|byte| {
         let digit = |nibble: u8| {
             if nibble < 10 {
@@ -177,9 +179,9 @@ mod tests {
     #[test]
     fn hexadecimal_digits_are_those_of_fmt() {
         for number in [0, 1, 0xabc, 0xffff_ffff, 0x1_0000_0000, u64::MAX] {
-            let mut text = Vec::new();
+            let mut text = MadeId::new();
             push_hex(&mut text, number);
-            assert_eq!(text, format!("{number:08x}").into_bytes());
+            assert_eq!(text[..], *format!("{number:08x}").as_bytes());
         }
     }
 

@@ -3,6 +3,7 @@
 //! Both lines are built from one set of attributes, because a browser removes a cookie only when
 //! path and domain are those that it was set with (RFC 6265 section 5.3).
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use ::cookie::{Cookie, time};
@@ -116,7 +117,9 @@ fn with_attributes(policy: &CookiePolicy, value: String, secure_connection: bool
 }
 
 fn header(cookie: &Cookie<'_>) -> HeaderValue {
-    let mut line = HeaderValue::from_maybe_shared(Bytes::from(cookie.to_string()))
+    let mut text = String::with_capacity(cookie.value().len() + 128);
+    write!(text, "{cookie}").expect("writing to a string does not fail");
+    let mut line = HeaderValue::from_maybe_shared(Bytes::from(text))
         .expect("problems() refuses names, paths and domains that don't fit into a header");
     line.set_sensitive(true);
     line

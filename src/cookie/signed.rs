@@ -322,7 +322,9 @@ impl Keyring {
             Keys::Single { sha256, .. } => sha256,
             Keys::Versioned { signing_key, .. } => signing_key,
         };
-        let mut text = String::from("2|");
+        // Lengths, numbers and separators, and the signature, beside what varies.
+        let mut text = String::with_capacity(128 + name.len() + 2 * value.len());
+        text.push_str("2|");
         push_field(
             &mut text,
             itoa::Buffer::new().format(self.signing_key_version()),

@@ -5,6 +5,7 @@
 
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName};
+use smallvec::SmallVec;
 
 use super::client::is_forwarding;
 use super::hop::is_hop_by_hop;
@@ -36,7 +37,7 @@ pub(super) enum Claims {
 pub(super) struct Survey {
     marks: u8,
     /// The fields that end here.
-    pub(super) doomed: Vec<HeaderName>,
+    pub(super) doomed: SmallVec<[HeaderName; 2]>,
 }
 
 impl Survey {
