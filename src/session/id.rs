@@ -1,6 +1,7 @@
 //! The id of a session: a secret between the browser's cookie and the store.
 
 use std::fmt;
+use std::ops::Range;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -23,73 +24,9 @@ pub struct SessionId([u8; 16]);
 )]
 pub struct InvalidSessionId;
 
-/// Where the hyphens of a UUID stand.
+/// Where the hyphens of a UUID stand, and the digits between them.
 const HYPHENS: [usize; 4] = [8, 13, 18, 23];
-
-/// Where the two digits of each byte stand.
-const PLACES: [[usize; 2]; 16] = [
-    [0, 1],
-    [2, 3],
-    [4, 5],
-    [6, 7],
-    [9, 10],
-    [11, 12],
-    [14, 15],
-    [16, 17],
-    [19, 20],
-    [21, 22],
-    [24, 25],
-    [26, 27],
-    [28, 29],
-    [30, 31],
-    [32, 33],
-    [34, 35],
-];
-
-/// The two digits of each byte. An id is written and read in every exchange, hence the tables.
-#[expect(
-    clippy::as_conversions,
-    clippy::indexing_slicing,
-    reason = "a constant has no other way, and is checked when it is compiled"
-)]
-const DIGITS: [[u8; 2]; 256] = {
-    let mut digits = [[0; 2]; 256];
-    let mut byte = 0_u8;
-    loop {
-        digits[byte as usize] = [digit(byte >> 4), digit(byte & 15)];
-        if byte == u8::MAX {
-            break digits;
-        }
-        byte += 1;
-    }
-};
-
-/// The value of each digit in lower case; of everything else, [`NO_DIGIT`].
-#[expect(
-    clippy::as_conversions,
-    clippy::indexing_slicing,
-    reason = "a constant has no other way, and is checked when it is compiled"
-)]
-const VALUES: [u8; 256] = {
-    let mut values = [NO_DIGIT; 256];
-    let mut value = 0;
-    while value < 16 {
-        values[digit(value) as usize] = value;
-        value += 1;
-    }
-    values
-};
-
-/// Any bit that no value has.
-const NO_DIGIT: u8 = 0x80;
-
-/// The digit of a value below 16.
-const fn digit(value: u8) -> u8 {
-    match value {
-        0..=9 => b'0' + value,
-        _ => b'a' + (value - 10),
-    }
-}
+const GROUPS: [Range<usize>; 5] = [0..8, 9..13, 14..18, 19..23, 24..36];
 
 impl SessionId {
     /// The length of the text in bytes.
@@ -123,40 +60,40 @@ impl SessionId {
     /// [`InvalidSessionId`] for everything but the one canonical spelling: two spellings of one id
     /// would be two keys in the store.
     pub fn parse(text: &[u8]) -> Result<Self, InvalidSessionId> {
-        let text: &[u8; Self::TEXT_LEN] = text.try_into().map_err(|_length| InvalidSessionId)?;
-        if HYPHENS
-            .iter()
-            .any(|&position| text.get(position) != Some(&b'-'))
-        {
+        let is_hyphen = |&at: &usize| text.get(at) == Some(&b'-');
+        if text.len() != Self::TEXT_LEN || !HYPHENS.iter().all(is_hyphen) {
             return Err(InvalidSessionId);
         }
-        let value = |position| {
-            let byte = text.get(position).copied().unwrap_or_default();
-            VALUES.get(usize::from(byte)).copied().unwrap_or(NO_DIGIT)
-        };
+        let mut digits = [0; 32];
+        let mut rest = digits.as_mut_slice();
+        for group in GROUPS {
+            let group = text.get(group).ok_or(InvalidSessionId)?;
+            if let Some((place, after)) =
+                std::mem::take(&mut rest).split_at_mut_checked(group.len())
+            {
+                place.copy_from_slice(group);
+                rest = after;
+            }
+        }
+        // In constant time, since the digits are a secret.
         let mut bytes = [0; 16];
-        let mut all = 0;
-        for (byte, [high, low]) in bytes.iter_mut().zip(PLACES) {
-            let (high, low) = (value(high), value(low));
-            all |= high | low;
-            *byte = high << 4 | low;
-        }
-        if all & NO_DIGIT == 0 {
-            Ok(Self(bytes))
-        } else {
-            Err(InvalidSessionId)
-        }
+        base16ct::lower::decode(digits, &mut bytes).map_err(|_other| InvalidSessionId)?;
+        Ok(Self(bytes))
     }
 
     /// The canonical text: 36 ASCII bytes.
     pub fn text(&self) -> [u8; Self::TEXT_LEN] {
+        let mut digits = [0; 32];
+        let written = base16ct::lower::encode(&self.0, &mut digits);
+        debug_assert!(written.is_ok(), "16 bytes have 32 digits");
         let mut text = [b'-'; Self::TEXT_LEN];
-        for (byte, [first, _]) in self.0.iter().zip(PLACES) {
-            if let (Some(slot), Some(digits)) = (
-                text.get_mut(first..first + 2),
-                DIGITS.get(usize::from(*byte)),
-            ) {
-                slot.copy_from_slice(digits);
+        let mut rest = digits.as_slice();
+        for group in GROUPS {
+            if let Some(place) = text.get_mut(group)
+                && let Some((digits, after)) = rest.split_at_checked(place.len())
+            {
+                place.copy_from_slice(digits);
+                rest = after;
             }
         }
         text

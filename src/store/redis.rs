@@ -362,13 +362,7 @@ fn millis(ttl: Duration) -> i64 {
 }
 
 fn sha1_hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    Sha1::digest(bytes)
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .filter_map(|digit| DIGITS.get(usize::from(digit)).copied())
-        .map(char::from)
-        .collect()
+    base16ct::lower::encode_string(&Sha1::digest(bytes))
 }
 
 fn unexpected() -> StoreError {
