@@ -53,6 +53,7 @@ mod redis;
 mod remote;
 mod scan;
 mod shard;
+mod sharded;
 
 /// Longer lifetimes are cut to this, so that no engine's clock overflows: ten years.
 const MAX_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);

@@ -1,17 +1,16 @@
 //! Records in the proxy's own memory: bounded by bytes, the least recently used go first.
 //!
-//! All workers share one [`MemoryStore`]. It is cut into shards, each under its own lock, so that
-//! workers rarely wait for each other; a lock is held for a few steps that allocate at most the
-//! room for one more record, never across an await. "Least recently used" holds within a shard.
+//! All workers share one [`MemoryStore`], which is cut into shards. "Least recently used" holds within
+//! a shard.
 
-use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::shard::{MAX_SHARDS, Shard, footprint};
+use super::shard::{Shard, footprint};
+use super::sharded::Sharded;
 use super::{Created, Key, Record, Replaced, StoreError, Version};
 use crate::config::{Engine, Storage};
 
@@ -20,16 +19,7 @@ const MIN_SHARD_BYTES: usize = 4 * 1024 * 1024;
 
 /// The records of the memory engine. Cheap to clone; clones share the records.
 #[derive(Clone, Debug)]
-pub struct MemoryStore(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    shards: Box<[Mutex<Shard>]>,
-    /// Chooses the shard. Seeded at start, so that nobody can aim at one.
-    hasher: RandomState,
-    /// Bound of each shard, in bytes.
-    bound: usize,
-}
+pub struct MemoryStore(Arc<Sharded<Shard>>);
 
 impl MemoryStore {
     /// Makes an empty store that holds at most `max_bytes`, keys and bookkeeping included.
@@ -37,15 +27,11 @@ impl MemoryStore {
     /// One record takes at most one shard: a sixteenth of `max_bytes`, but 4 MiB or all of
     /// `max_bytes` if that is more or all there is.
     pub fn new(max_bytes: usize) -> Self {
-        let count = (max_bytes / MIN_SHARD_BYTES).clamp(1, MAX_SHARDS);
-        Self(Arc::new(Inner {
-            shards: (0_u64..)
-                .take(count)
-                .map(|first| Mutex::new(Shard::new(first, max_bytes / count)))
-                .collect(),
-            hasher: RandomState::new(),
-            bound: max_bytes / count,
-        }))
+        Self(Arc::new(Sharded::new(
+            max_bytes,
+            MIN_SHARD_BYTES,
+            Shard::new,
+        )))
     }
 
     /// The store that [`Store::connect`](super::Store::connect) shares between the workers: of the
@@ -63,16 +49,12 @@ impl MemoryStore {
     /// it can run on a worker, about once a second. Reads don't depend on it: they check
     /// expiry themselves.
     pub fn purge(&self, now: Instant) -> usize {
-        self.0
-            .shards
-            .iter()
-            .map(|shard| lock(shard).purge(now))
-            .sum()
+        self.0.all().map(|mut shard| shard.purge(now)).sum()
     }
 
     /// The records held, expired ones that were not purged included.
     pub fn len(&self) -> usize {
-        self.0.shards.iter().map(|shard| lock(shard).len()).sum()
+        self.0.all().map(|shard| shard.len()).sum()
     }
 
     /// Whether there are no records.
@@ -146,35 +128,23 @@ impl MemoryStore {
     }
 
     fn shard(&self, key: &Key) -> MutexGuard<'_, Shard> {
-        let count = u64::try_from(self.0.shards.len()).unwrap_or(1);
-        let index = usize::try_from(self.0.hasher.hash_one(key) % count).unwrap_or(0);
-        lock(
-            self.0
-                .shards
-                .get(index)
-                .expect("the index was taken modulo the number of shards"),
-        )
+        let (shard, _) = self.0.of(key);
+        shard
     }
 
     /// A copy that holds no more memory than it has bytes: what is given may be a piece of a larger
     /// buffer, which the bound would not see.
     fn own(&self, key: &Key, bytes: &Bytes) -> Result<Bytes, StoreError> {
         let size = footprint(key, bytes);
-        if size > self.0.bound {
+        if size > self.0.bound() {
             let around = size.saturating_sub(bytes.len());
             return Err(StoreError::TooLarge {
                 size: bytes.len(),
-                limit: self.0.bound.saturating_sub(around),
+                limit: self.0.bound().saturating_sub(around),
             });
         }
         Ok(Bytes::copy_from_slice(bytes))
     }
-}
-
-/// A panic elsewhere while the lock was held can't have left a shard half changed: its steps
-/// don't run foreign code.
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -19,14 +19,14 @@
 //! counter, so that none needs to be kept for a load that never ends: a change of one of them keeps
 //! a load of another from being kept, which costs a load and is never wrong.
 
-use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::shard::{MAX_SHARDS, Shard, footprint};
+use super::shard::{Shard, footprint};
+use super::sharded::{Sharded, pick};
 use super::{Key, Record, Version};
 use crate::config::NearCache;
 
@@ -45,11 +45,7 @@ pub(super) struct Near(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    shards: Box<[Mutex<Part>]>,
-    /// Chooses shard and counter. Seeded at start, so that nobody can aim at one.
-    hasher: RandomState,
-    /// Bound of each shard, in bytes.
-    bound: usize,
+    parts: Sharded<Part>,
     max_staleness: Duration,
 }
 
@@ -80,17 +76,12 @@ pub(super) struct Ticket {
 
 impl Near {
     pub(super) fn new(settings: NearCache) -> Self {
-        let max_bytes = settings.max_bytes;
-        let count = (max_bytes / MIN_SHARD_BYTES).clamp(1, MAX_SHARDS);
-        let bound = max_bytes / count;
-        let part = || Part {
+        let part = |_, bound| Part {
             records: Shard::new(0, bound),
             changes: [0; COUNTERS],
         };
         Self(Arc::new(Inner {
-            shards: (0..count).map(|_| Mutex::new(part())).collect(),
-            hasher: RandomState::new(),
-            bound,
+            parts: Sharded::new(settings.max_bytes, MIN_SHARD_BYTES, part),
             max_staleness: settings.max_staleness,
         }))
     }
@@ -134,7 +125,7 @@ impl Near {
         // A copy: what comes from the driver is a piece of a larger buffer, which the bound would
         // not see.
         let bytes = Bytes::copy_from_slice(bytes);
-        if footprint(key, &bytes) <= self.0.bound {
+        if footprint(key, &bytes) <= self.0.parts.bound() {
             let expires = ticket.begun + self.0.max_staleness;
             // Its version is not used: what is compared when it is written are the bytes.
             let _version = part.records.create(key, bytes, now, expires);
@@ -149,19 +140,18 @@ impl Near {
 
     /// Drops everything.
     pub(super) fn clear(&self) {
-        for shard in &self.0.shards {
-            let mut part = lock(shard);
+        for mut part in self.0.parts.all() {
             for changes in &mut part.changes {
                 *changes = changes.wrapping_add(1);
             }
-            part.records = Shard::new(0, self.0.bound);
+            part.records = Shard::new(0, self.0.parts.bound());
         }
     }
 
     /// Frees records that are too old, as [`MemoryStore::purge`](super::MemoryStore::purge) does.
     pub(super) fn purge(&self, now: Instant) {
-        for shard in &self.0.shards {
-            let _purged = lock(shard).records.purge(now);
+        for mut part in self.0.parts.all() {
+            let _purged = part.records.purge(now);
         }
     }
 
@@ -174,15 +164,8 @@ impl Near {
 
     /// The shard of a key, and which of its counters.
     fn part(&self, key: &Key) -> (MutexGuard<'_, Part>, usize) {
-        let hash = self.0.hasher.hash_one(key);
-        let take = |hash: u64, of: usize| {
-            let of = u64::try_from(of).unwrap_or(1).max(1);
-            usize::try_from(hash % of).unwrap_or(0)
-        };
-        let index = take(hash >> 32, self.0.shards.len());
-        let shard = self.0.shards.get(index);
-        let shard = shard.expect("the index was taken modulo the number of shards");
-        (lock(shard), take(hash & 0xffff_ffff, COUNTERS))
+        let (part, hash) = self.0.parts.of(key);
+        (part, pick(hash, COUNTERS))
     }
 }
 
@@ -198,12 +181,6 @@ impl Part {
         *changes = changes.wrapping_add(1);
         self.records.delete(key);
     }
-}
-
-/// A panic elsewhere while the lock was held can't have left a shard half changed: its steps
-/// don't run foreign code.
-fn lock(part: &Mutex<Part>) -> MutexGuard<'_, Part> {
-    part.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A write that is under way; see [`Near::writing`].

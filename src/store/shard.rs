@@ -10,9 +10,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::Key;
-
-/// The most shards that one store has.
-pub(super) const MAX_SHARDS: usize = 16;
+use super::sharded::MAX_SHARDS;
 
 /// Slots that one call of [`Shard::purge`] looks at.
 const PURGE_STEP: usize = 512;
