@@ -13,7 +13,8 @@ use crate::tally::Tally;
 /// How long a client connection may do nothing, by what is awaited of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// From the first byte of a request to the end of its head.
+    /// From the first byte of a request to the end of its head. Where that comes while an exchange
+    /// still runs, from the next one that comes behind it.
     pub(super) head: Duration,
     /// From the end of an exchange to the next request.
     pub(super) idle: Duration,

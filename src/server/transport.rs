@@ -33,6 +33,8 @@ pub(super) struct Wire {
     early: Vec<u8>,
     /// How much of `early` is used up.
     used: usize,
+    /// Bytes that have been written.
+    written: u64,
 }
 
 impl Wire {
@@ -41,6 +43,7 @@ impl Wire {
             socket,
             early: Vec::new(),
             used: 0,
+            written: 0,
         }
     }
 
@@ -79,6 +82,14 @@ impl Wire {
         ready.map(drop)
     }
 
+    /// Counts what has been written.
+    fn count(&mut self, written: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = written {
+            let bytes = u64::try_from(*bytes).unwrap_or_default();
+            self.written = self.written.wrapping_add(bytes);
+        }
+    }
+
     /// Uses up so many bytes of what has been read.
     pub(super) fn skip(&mut self, bytes: usize) {
         self.used = self.used.saturating_add(bytes).min(self.early.len());
@@ -112,6 +123,27 @@ impl AsyncRead for Wire {
 pub(super) enum Transport {
     Plain(Wire),
     Tls(Box<TlsStream<Wire>>),
+}
+
+/// What may hold back some of what it was given to write, as TLS does.
+pub(super) trait Sends: AsyncWrite {
+    /// Bytes that have gone out, whatever they are of.
+    fn sent(&self) -> u64;
+}
+
+impl Transport {
+    fn wire(&self) -> &Wire {
+        match self {
+            Self::Plain(wire) => wire,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+}
+
+impl Sends for Transport {
+    fn sent(&self) -> u64 {
+        self.wire().written
+    }
 }
 
 /// A connection as HTTP reads and writes it; the gauge notices.
@@ -149,10 +181,21 @@ impl<T> Gauged<T> {
         self.ahead = Some(ahead);
         self
     }
+}
+
+impl<T: Sends> Gauged<T> {
+    /// Tells the gauge how writing or flushing went. `before` is what had gone out then.
+    fn has_moved(&self, before: u64, is_done: bool) {
+        if !is_done && self.inner.sent() != before {
+            // There is more of it, but the client has taken some.
+            self.gauge.has_written(true);
+        }
+        self.gauge.has_written(is_done);
+    }
 
     /// Tells the gauge and the meter how writing went.
-    fn has_written(&mut self, written: &Poll<io::Result<usize>>) {
-        self.gauge.has_written(written.is_ready());
+    fn has_written(&mut self, before: u64, written: &Poll<io::Result<usize>>) {
+        self.has_moved(before, written.is_ready());
         if let (Some(meter), Poll::Ready(Ok(bytes))) = (&mut self.meter, written) {
             meter.written(*bytes);
         }
@@ -177,10 +220,7 @@ impl Gauged<Transport> {
         }
         // What goes wrong is told by the next who writes.
         let _flushed = Pin::new(&mut *self).poll_flush(cx);
-        match &self.inner {
-            Transport::Plain(wire) => wire.poll_readable(cx),
-            Transport::Tls(stream) => stream.get_ref().0.poll_readable(cx),
-        }
+        self.inner.wire().poll_readable(cx)
     }
 }
 
@@ -229,7 +269,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Gauged<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Gauged<T> {
+impl<T: Sends + Unpin> AsyncWrite for Gauged<T> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -237,8 +277,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gauged<T> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_ahead(cx, Next::Write))?;
+        let before = this.inner.sent();
         let polled = Pin::new(&mut this.inner).poll_write(cx, bytes);
-        this.has_written(&polled);
+        this.has_written(before, &polled);
         polled
     }
 
@@ -249,8 +290,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gauged<T> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_ahead(cx, Next::Write))?;
+        let before = this.inner.sent();
         let polled = gather::poll_write(Pin::new(&mut this.inner), cx, parts);
-        this.has_written(&polled);
+        this.has_written(before, &polled);
         polled
     }
 
@@ -261,8 +303,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gauged<T> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_ahead(cx, Next::Flush))?;
+        let before = this.inner.sent();
         let polled = Pin::new(&mut this.inner).poll_flush(cx);
-        this.gauge.has_written(polled.is_ready());
+        this.has_moved(before, polled.is_ready());
         polled
     }
 
@@ -338,7 +381,10 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write(cx, bytes)
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.socket).poll_write(cx, bytes);
+        this.count(&polled);
+        polled
     }
 
     fn poll_write_vectored(
@@ -346,7 +392,10 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write_vectored(cx, parts)
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.socket).poll_write_vectored(cx, parts);
+        this.count(&polled);
+        polled
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -359,5 +408,90 @@ impl AsyncWrite for Wire {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+    use std::time::Duration;
+
+    use tokio::time::{Instant, advance};
+
+    use super::super::gauge::{Overdue, Patience, Verdict};
+    use super::*;
+
+    const PATIENCE: Patience = Patience {
+        head: Duration::from_secs(30),
+        idle: Duration::from_mins(1),
+        write: Duration::from_secs(30),
+        rest: Duration::from_millis(500),
+    };
+
+    /// Takes all that it is given to write, as TLS does, and sends a byte of it with each flush as long
+    /// as somebody reads.
+    struct Holds {
+        held: usize,
+        sent: u64,
+        is_read: bool,
+    }
+
+    impl AsyncWrite for Holds {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.held += bytes.len();
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if self.is_read && self.held > 0 {
+                self.held -= 1;
+                self.sent += 1;
+            }
+            if self.held == 0 {
+                Poll::Ready(Ok(()))
+            } else {
+                Poll::Pending
+            }
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Sends for Holds {
+        fn sent(&self) -> u64 {
+            self.sent
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_what_was_held_back_bit_by_bit_is_not_overdue() {
+        let gauge = Arc::new(Gauge::new(Instant::now()));
+        let transport = Holds {
+            held: 0,
+            sent: 0,
+            is_read: true,
+        };
+        let mut io = Gauged::new(transport, Arc::clone(&gauge));
+        let mut cx = Context::from_waker(Waker::noop());
+        let _first = gauge.begin(false);
+        let written = Pin::new(&mut io).poll_write(&mut cx, b"answer");
+        assert!(matches!(written, Poll::Ready(Ok(6))));
+        for _ in 0..5 {
+            assert!(Pin::new(&mut io).poll_flush(&mut cx).is_pending());
+            advance(Duration::from_secs(20)).await;
+            let verdict = gauge.look(Instant::now(), &PATIENCE);
+            assert!(matches!(verdict, Verdict::Fine(_)), "{verdict:?}");
+        }
+        io.inner.is_read = false;
+        assert!(Pin::new(&mut io).poll_flush(&mut cx).is_pending());
+        advance(Duration::from_secs(20)).await;
+        let verdict = gauge.look(Instant::now(), &PATIENCE);
+        assert_eq!(verdict, Verdict::Overdue(Overdue::Write));
     }
 }
