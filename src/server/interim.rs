@@ -53,15 +53,17 @@ impl Ahead {
         if next == Next::Flush {
             self.midway = false;
         }
-        if let Some(more) = self.waiting.take()
-            && !self.midway
-        {
-            self.writing.extend_from_slice(&more);
-        }
-        while let Some(rest @ [_, ..]) = self.writing.get(self.written..) {
-            match ready!(Pin::new(&mut *io).poll_write(cx, rest))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                some => self.written = self.written.saturating_add(some),
+        loop {
+            while let Some(rest @ [_, ..]) = self.writing.get(self.written..) {
+                match ready!(Pin::new(&mut *io).poll_write(cx, rest))? {
+                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    some => self.written = self.written.saturating_add(some),
+                }
+            }
+            // Not before: what waits there is bounded, and what has been taken would not count.
+            match self.waiting.take() {
+                Some(more) if !self.midway => (self.writing, self.written) = (more, 0),
+                Some(_) | None => break,
             }
         }
         if self.written > 0 {
