@@ -242,6 +242,26 @@ fn answer_may_come_before_the_request_is_whole() {
 }
 
 #[test]
+fn an_upload_that_outlives_its_answer_holds_its_connection_for_so_long_only() {
+    let gate = Gate::closed();
+    let ended = gate.clone();
+    let app = Upstream::raw(move |mut wire, _| {
+        wire.read_head();
+        wire.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly");
+        wire.read_to_close();
+        ended.open();
+    });
+    let pycket = Pycket::with(&app)
+        .config("timeouts.upstream_response = '1s'")
+        .start();
+    let mut client = Wire::connect(&pycket);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 8\r\n\r\nhalf");
+    assert_eq!(client.read_response("POST").text(), "early");
+    // The client is still there, and says nothing.
+    gate.pass();
+}
+
+#[test]
 fn continue_is_said_only_when_the_application_is_there() {
     let expecting =
         "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";

@@ -22,6 +22,7 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinSet;
 use tracing::debug;
 
 use super::timer::{Timer, in_time};
@@ -47,6 +48,8 @@ pub(super) struct Link {
 struct Driver {
     /// `None` when it has ended, or runs by itself.
     running: Option<Running>,
+    /// Its task, when it runs by itself. Ends with this.
+    task: Option<JoinSet<()>>,
     bell: Arc<Bell>,
     /// What rings the bell.
     waker: Waker,
@@ -67,6 +70,7 @@ impl Link {
         let bell = Arc::new(Bell::default());
         let driver = Driver {
             running: Some(Box::pin(connection.with_upgrades())),
+            task: None,
             waker: Waker::from(Arc::clone(&bell)),
             listener: Waker::noop().clone(),
             bell,
@@ -103,6 +107,8 @@ impl Link {
             let answered = driver.poll(cx, |cx| answered.as_mut().poll(cx));
             answered.map_err(Box::new)
         });
+        // Where the task has done so much that tokio gives it no more, what was looked at wakes nobody;
+        // the timer, which is asked behind it, then does.
         in_time(exchange, timer, progress, patience).await
     }
 
@@ -138,10 +144,12 @@ impl Link {
             .is_ok()
     }
 
-    /// Gives the connection a task of its own.
+    /// Gives the connection a task of its own, until this is dropped.
     pub(super) fn run_by_itself(&mut self) {
         if let Some(running) = self.driver.running.take() {
-            tokio::spawn(async move { ended(running.await) });
+            let mut task = JoinSet::new();
+            task.spawn(async move { ended(running.await) });
+            self.driver.task = Some(task);
         }
     }
 }

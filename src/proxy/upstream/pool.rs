@@ -7,7 +7,8 @@
 //!
 //! Connections have no tasks of their own: the exchange drives its connection while it waits for
 //! the head and reads the body (`link`), which saves a wake-up and a turn of the loop for each.
-//! Idle ones are looked after once a second.
+//! (Those have one in which an upload outlives its answer, that change the protocol, or that speak
+//! HTTP/2.) Idle ones are looked after once a second.
 
 mod multiplex;
 
@@ -198,7 +199,7 @@ impl Pool {
         patience: Patience,
     ) -> Result<(Response<Incoming>, Lease), Failed> {
         forward::ensure_host(request.headers_mut(), &self.authority);
-        let slot = self.slot().await?;
+        let (slot, patience) = self.slot(patience).await?;
         if self.may_multiplex(&request) {
             return Box::pin(self.send_either_way(request, slot, patience)).await;
         }
@@ -214,7 +215,7 @@ impl Pool {
             && let Some(unsent) = failure.take_message()
         {
             let unsent = Box::new(unsent);
-            return Box::pin(self.send_afresh(unsent, slot, patience.anew())).await;
+            return Box::pin(self.send_afresh(unsent, slot, patience)).await;
         }
         Self::conclude(answered, link, slot, progress)
     }
@@ -228,7 +229,7 @@ impl Pool {
         patience: Patience,
     ) -> Result<(Response<Incoming>, Lease), Failed> {
         match self.open().await {
-            Ok(link) => self.send_by(link, request, slot, patience).await,
+            Ok(link) => self.send_by(link, request, slot, patience.anew()).await,
             Err(error) => Err(Failed::unsent(error, request)),
         }
     }
@@ -280,14 +281,14 @@ impl Pool {
         }
     }
 
-    /// Waits for the right to run an exchange.
-    async fn slot(self: &Arc<Self>) -> Result<Slot, UpstreamError> {
-        let permit = match self.slots.try_acquire() {
-            Ok(permit) => permit,
-            Err(_taken) => Box::pin(self.turn()).await?,
+    /// Waits for the right to run an exchange. The time that this takes is not the application's.
+    async fn slot(self: &Arc<Self>, patience: Patience) -> Result<(Slot, Patience), UpstreamError> {
+        let (permit, patience) = match self.slots.try_acquire() {
+            Ok(permit) => (permit, patience),
+            Err(_taken) => (Box::pin(self.turn()).await?, patience.anew()),
         };
         permit.forget();
-        Ok(Slot(Arc::clone(self)))
+        Ok((Slot(Arc::clone(self)), patience))
     }
 
     /// Waits for a turn.

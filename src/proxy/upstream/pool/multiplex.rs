@@ -124,6 +124,7 @@ impl Pool {
         } else {
             self.way().await
         };
+        let patience = patience.anew();
         match way {
             Ok(Way::Stream(stream)) => self.send_by_stream(request, stream, slot, patience).await,
             Ok(Way::Link(link)) => self.send_by(link, request, slot, patience).await,
@@ -190,7 +191,6 @@ impl Pool {
                 return Err(Failed::unsent(error, boxed(head, unsent)));
             }
             body = unsent;
-            patience = patience.anew();
             stream = match self.way().await {
                 Ok(Way::Stream(stream)) => stream,
                 // It has unlearnt HTTP/2 meanwhile.
@@ -199,6 +199,7 @@ impl Pool {
                 }
                 Err(error) => return Err(Failed::unsent(error, boxed(head, body))),
             };
+            patience = patience.anew();
         }
     }
 }

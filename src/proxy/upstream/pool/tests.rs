@@ -1,5 +1,7 @@
+use std::future::poll_fn;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http_body_util::BodyExt;
@@ -269,6 +271,41 @@ async fn no_more_exchanges_run_than_allowed() {
     let error = exchange(&pool).await.unwrap_err();
     assert!(matches!(error, UpstreamError::Busy), "{error:?}");
     first.abort();
+}
+
+/// Begins to send, and lets go of what is in the way when that waits.
+async fn send_when_free(pool: &Arc<Pool>, patience: Patience, in_the_way: Slot) {
+    let mut sending = pin!(pool.send(get(), patience));
+    let is_waiting = poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx).is_pending()));
+    assert!(is_waiting.await);
+    drop(in_the_way);
+    let (response, _lease) = sending.await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn neither_the_wait_for_a_turn_nor_that_for_a_connection_is_the_applications() {
+    let (address, connections) = answering(ANSWER).await;
+    let mut settings = settings();
+    settings.max_connections = 1;
+    let pool = pool_at(address, settings);
+    let limit = Duration::from_secs(5);
+    // By then the application would have had to answer already.
+    let over = Patience {
+        since: Instant::now().checked_sub(limit * 2).unwrap(),
+        limit,
+        until: None,
+    };
+    let sent = pool.send(get(), over).await;
+    drop(sent.unwrap());
+    exchange(&pool).await.unwrap();
+    let (slot, _) = pool.slot(within(limit)).await.unwrap();
+    send_when_free(&pool, over, slot).await;
+    assert_eq!(
+        connections.load(Ordering::Relaxed),
+        2,
+        "the second was used again"
+    );
 }
 
 #[tokio::test]
