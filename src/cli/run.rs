@@ -1,5 +1,6 @@
 //! `pycket run`: runs the proxy until it is told to stop.
 
+mod descriptors;
 mod operator;
 
 use std::error::Error;
@@ -41,6 +42,7 @@ pub(super) fn run(
     telemetry::init(&config.log)?;
     let sockets = Sockets::bind(&config.listeners, config.workers)?;
     announce(&config);
+    descriptors::raise(&config);
     let config = Arc::new(config);
     let shared = Shared::for_storage(&config.storage);
     let mut directory = Directory::default();

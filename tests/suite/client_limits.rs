@@ -2,6 +2,8 @@
 
 mod crowd;
 
+use std::fs;
+
 use crate::harness::{Address, AppResponse, Gate, Pycket, Upstream, Wire, curl, raw, tool};
 use crate::http2::frames::{END_HEADERS, END_STREAM, Frames, GET};
 
@@ -251,6 +253,32 @@ fn a_stream_whose_window_stays_shut_is_reset_and_the_others_go_on() {
     assert_eq!(client.status(3), "200");
     let line = pycket.access(|line| line["path"] == "/large");
     assert_eq!(line["error"], "client_left");
+}
+
+#[test]
+fn the_limit_on_descriptors_is_raised_as_far_as_it_goes_and_a_low_one_is_told() {
+    let app = Upstream::app(|_| AppResponse::ok("ok"));
+    let limit = |pycket: &Pycket| {
+        let path = format!("/proc/{}/limits", pycket.pid());
+        let limits = fs::read_to_string(path).expect("the process runs");
+        let line = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"));
+        let words: Vec<_> = line.expect("a limit").split_whitespace().collect();
+        words[3].to_owned()
+    };
+    // 100, those of clients, and those of one worker to one server.
+    let modest = "workers = 1\nlimits.max_connections = 300\nlimits.max_upstream_connections = 100";
+    let enough = Pycket::with(&app).config(modest).descriptors(64, 500);
+    let enough = enough.start();
+    assert_eq!(limit(&enough), "500");
+    assert_eq!(enough.process().count("descriptors"), 0);
+    let few = Pycket::with(&app)
+        .config(modest)
+        .descriptors(64, 499)
+        .start();
+    assert_eq!(limit(&few), "499");
+    few.says(r#""limit":499,"needed":500"#);
 }
 
 #[test]

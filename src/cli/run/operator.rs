@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{error, warn};
 
-use super::{Load, Make, handlers};
+use super::{Load, Make, descriptors, handlers};
 use crate::cli::explain;
 use crate::config::{Colours, Config, Engine, Reload, report_warning};
 use crate::proxy::upstream::Directory;
@@ -152,6 +152,7 @@ impl<L: Load> Operator<L> {
         match handlers(&config, &self.shared, &mut self.directory) {
             Ok(make) => {
                 self.reload = config.reload;
+                descriptors::raise(&config);
                 Some(Next { config, make })
             }
             Err(error) => {

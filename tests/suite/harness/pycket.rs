@@ -22,6 +22,8 @@ pub(crate) struct Builder {
     config: String,
     env: Vec<(String, String)>,
     program: Option<PathBuf>,
+    /// How many descriptors it may have, and how far it may raise that.
+    descriptors: Option<(u32, u32)>,
 }
 
 /// A running proxy. It is killed and reaped when this goes.
@@ -55,6 +57,7 @@ impl Pycket {
             config: config.to_owned(),
             env: Vec::new(),
             program: None,
+            descriptors: None,
         }
     }
 
@@ -191,6 +194,12 @@ impl Builder {
         self
     }
 
+    /// Limits its descriptors to so many, which it may raise to so many.
+    pub(crate) fn descriptors(mut self, at_first: u32, at_most: u32) -> Self {
+        self.descriptors = Some((at_first, at_most));
+        self
+    }
+
     /// Starts it, and waits until it listens.
     pub(crate) fn start(self) -> Pycket {
         let file = ConfigFile::new(&self.config);
@@ -218,9 +227,17 @@ impl Builder {
     }
 
     fn spawn(&self, file: &ConfigFile) -> Process {
-        let mut command = match &self.program {
-            Some(path) => program_at(path.as_os_str()),
-            None => program(),
+        let path = self.program.as_ref().map(|path| path.as_os_str());
+        let path = path.unwrap_or(OsStr::new(PROGRAM));
+        let mut command = match self.descriptors {
+            Some((at_first, at_most)) => {
+                let limits = format!("ulimit -Sn {at_first} && ulimit -Hn {at_most}");
+                let script = format!("{limits} && exec \"$0\" \"$@\"");
+                let mut shell = program_at(OsStr::new("sh"));
+                shell.args(["-c", &script]).arg(path);
+                shell
+            }
+            None => program_at(path),
         };
         command.arg("run").arg("--config").arg(file.path());
         command.envs(self.env.iter().cloned());
@@ -235,9 +252,12 @@ fn listens_on(line: &str) -> Option<SocketAddr> {
     rest.get(..end.unwrap_or(rest.len()))?.parse().ok()
 }
 
+/// Where the program is.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_pycket");
+
 /// The program, without arguments.
 pub(crate) fn program() -> Command {
-    program_at(OsStr::new(env!("CARGO_BIN_EXE_pycket")))
+    program_at(OsStr::new(PROGRAM))
 }
 
 fn program_at(path: &OsStr) -> Command {
