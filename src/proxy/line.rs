@@ -62,6 +62,7 @@ impl Line {
                 upstream: Duration::ZERO,
                 cookie: CookieOutcome::None,
                 record: RecordOutcome::NotAsked,
+                session: None,
                 wrote: WriteOutcome::Nothing,
                 claimed: 0,
                 shown: 0,

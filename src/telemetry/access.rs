@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 
 use crate::clock::Timestamp;
 use crate::config::LogFormat;
+use crate::session::PublicId;
 use crate::telemetry::RequestId;
 use line::Lines;
 
@@ -66,6 +67,8 @@ pub struct AccessRecord {
     pub cookie: CookieOutcome,
     /// What became of the record's load.
     pub record: RecordOutcome,
+    /// Which session: the one that was found, or that began.
+    pub session: Option<PublicId>,
     /// What was written.
     pub wrote: WriteOutcome,
     /// Notifications that were claimed for this exchange ...

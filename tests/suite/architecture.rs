@@ -25,7 +25,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ),
     ("tls", &[]),
     ("tally", &[]),
-    ("telemetry", &["clock", "config", "tally"]),
+    ("telemetry", &["clock", "session", "config", "tally"]),
     (
         "proxy",
         &[

@@ -1,6 +1,6 @@
 //! The process as its operator meets it: start, logs, stop, failure.
 
-use crate::harness::{Address as _, AppResponse, Browser, Pycket, SECRET, Upstream};
+use crate::harness::{Address as _, AppResponse, Browser, Pycket, SECRET, Upstream, raw};
 use crate::servers::RedisServer;
 
 fn app() -> Upstream {
@@ -35,6 +35,38 @@ fn exchange_has_one_line_in_the_access_log() {
     assert_eq!(line["host"], pycket.address().to_string());
     assert_eq!(line["status"], 200);
     assert_eq!(pycket.stop().stdout.matches("/some/path").count(), 1);
+}
+
+#[test]
+fn the_access_log_names_a_session_as_the_application_knows_it() {
+    let app = app();
+    let pycket = Pycket::with(&app).start();
+    let mut browser = Browser::at(&pycket);
+    browser.get("/before");
+    browser.post("/login", "");
+    browser.get("/after");
+    let line = |path: &str| pycket.access(|line| line["path"] == path);
+    assert!(line("/before").get("session").is_none());
+    let requests = app.requests();
+    let seen = requests.last().and_then(|seen| seen.header("X-Session-Id"));
+    let public = seen.expect("there is a session");
+    assert_eq!(line("/login")["session"], public);
+    assert_eq!(line("/after")["session"], public);
+}
+
+#[test]
+fn the_access_log_has_no_password_of_a_request_that_is_refused() {
+    let app = app();
+    let mut pycket = Pycket::with(&app).start();
+    for host in [
+        "GET http://user:word@h/ HTTP/1.1\r\nHost: h",
+        "GET / HTTP/1.1\r\nHost: user:word@h",
+    ] {
+        raw(&pycket, format!("{host}\r\nConnection: close\r\n\r\n"));
+    }
+    let output = pycket.stop().stdout;
+    assert_eq!(output.matches(r#""host":"h""#).count(), 2, "{output}");
+    assert!(!output.contains("word"), "{output}");
 }
 
 #[test]

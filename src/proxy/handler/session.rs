@@ -103,6 +103,7 @@ impl Proxy {
             }
         }
         line.record.record = record_word(&session.presence);
+        line.record.session = session.public_id().copied();
         line.record.claimed = match session.carried.claim {
             Some(_) => u32::try_from(session.carried.entries.len()).unwrap_or(u32::MAX),
             None => 0,
@@ -368,6 +369,9 @@ fn settle(
         }
     };
     line.record.wrote = committed.wrote;
+    if let (WriteOutcome::Created, Some(id)) = (committed.wrote, &committed.id) {
+        line.record.session = Some(id.public_id());
+    }
     if let Some(claim) = session.claim.take() {
         claim.settled();
         if shown {

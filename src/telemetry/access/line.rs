@@ -133,6 +133,9 @@ impl<'a, F: Form> Line<'a, F> {
         line.micros(&key!("upstream_us"), record.upstream);
         line.word(&key!("cookie"), record.cookie.word());
         line.word(&key!("record"), record.record.word());
+        if let Some(session) = record.session {
+            line.plain(&key!("session"), &session.text());
+        }
         line.word(&key!("wrote"), record.wrote.word());
         line.number(&key!("claimed"), record.claimed.into());
         line.number(&key!("shown"), record.shown.into());
@@ -182,12 +185,18 @@ impl<'a, F: Form> Line<'a, F> {
         self.number(key, u64::try_from(span.as_micros()).unwrap_or(u64::MAX));
     }
 
-    /// A word of ours, which is plain in both forms.
+    /// A word of ours.
     #[inline]
     fn word(&mut self, key: &Key, word: &str) {
+        self.plain(key, word.as_bytes());
+    }
+
+    /// Text that is plain in both forms.
+    #[inline]
+    fn plain(&mut self, key: &Key, text: &[u8]) {
         self.key(key);
         self.quote();
-        self.raw(word.as_bytes());
+        self.raw(text);
         self.quote();
     }
 

@@ -23,6 +23,7 @@ fn record() -> AccessRecord {
         upstream: Duration::from_micros(900),
         cookie: CookieOutcome::None,
         record: RecordOutcome::NotAsked,
+        session: Some(PublicId::from_bytes([1; 16])),
         wrote: WriteOutcome::Created,
         claimed: 0,
         shown: 0,
@@ -39,7 +40,7 @@ fn line(record: &AccessRecord, format: LogFormat) -> String {
 
 #[test]
 fn text_lines_have_keys_and_values_and_no_query() {
-    assert_snapshot!(line(&record(), LogFormat::Text), @"time=2026-11-22T00:00:00.042Z id=0123456789abcdef-00000001 client=192.0.2.1 method=POST host=example.com:8080 path=/login route=/ status=303 bytes_in=12 bytes_out=0 total_us=1500 store_us=300 upstream_us=900 cookie=none record=not_asked wrote=created claimed=0 shown=0 returned=0");
+    assert_snapshot!(line(&record(), LogFormat::Text), @"time=2026-11-22T00:00:00.042Z id=0123456789abcdef-00000001 client=192.0.2.1 method=POST host=example.com:8080 path=/login route=/ status=303 bytes_in=12 bytes_out=0 total_us=1500 store_us=300 upstream_us=900 cookie=none record=not_asked session=AQEBAQEBAQEBAQEBAQEBAQ wrote=created claimed=0 shown=0 returned=0");
 }
 
 #[test]
@@ -47,7 +48,7 @@ fn json_lines_are_objects() {
     let line = line(&record(), LogFormat::Json);
     let object: serde_json::Value = serde_json::from_str(&line).unwrap();
     assert_eq!(object["path"], "/login");
-    assert_snapshot!(line, @r#"{"time":"2026-11-22T00:00:00.042Z","id":"0123456789abcdef-00000001","client":"192.0.2.1","method":"POST","host":"example.com:8080","path":"/login","route":"/","status":303,"bytes_in":12,"bytes_out":0,"total_us":1500,"store_us":300,"upstream_us":900,"cookie":"none","record":"not_asked","wrote":"created","claimed":0,"shown":0,"returned":0}"#);
+    assert_snapshot!(line, @r#"{"time":"2026-11-22T00:00:00.042Z","id":"0123456789abcdef-00000001","client":"192.0.2.1","method":"POST","host":"example.com:8080","path":"/login","route":"/","status":303,"bytes_in":12,"bytes_out":0,"total_us":1500,"store_us":300,"upstream_us":900,"cookie":"none","record":"not_asked","session":"AQEBAQEBAQEBAQEBAQEBAQ","wrote":"created","claimed":0,"shown":0,"returned":0}"#);
 }
 
 #[test]
@@ -58,7 +59,7 @@ fn strangers_cannot_forge_lines_or_keys() {
     record.route = Some(Arc::from(""));
     let text = line(&record, LogFormat::Text);
     assert_eq!(text.lines().count(), 1);
-    assert_snapshot!(text, @r#"time=2026-11-22T00:00:00.042Z id=0123456789abcdef-00000001 client=192.0.2.1 method=POST host="a\" status=200 \\ caf\xe9\x09x" path="/a=b" route="" status=303 bytes_in=12 bytes_out=0 total_us=1500 store_us=300 upstream_us=900 cookie=none record=not_asked wrote=created claimed=0 shown=0 returned=0"#);
+    assert_snapshot!(text, @r#"time=2026-11-22T00:00:00.042Z id=0123456789abcdef-00000001 client=192.0.2.1 method=POST host="a\" status=200 \\ caf\xe9\x09x" path="/a=b" route="" status=303 bytes_in=12 bytes_out=0 total_us=1500 store_us=300 upstream_us=900 cookie=none record=not_asked session=AQEBAQEBAQEBAQEBAQEBAQ wrote=created claimed=0 shown=0 returned=0"#);
     let json = line(&record, LogFormat::Json);
     let object: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(object["host"], "a\" status=200 \\ caf\u{e9}\tx");
