@@ -322,6 +322,10 @@ struct Sending {
     intake: Option<Intake>,
     /// Whether more of it is on its way without being asked for.
     is_coming: bool,
+    /// Whether there were trailers.
+    has_trailed: bool,
+    /// Whether it has been asked for.
+    was_asked: bool,
 }
 
 /// How long the rest of a body that nobody wants is read: in all, and while nothing comes of it.
@@ -379,19 +383,21 @@ impl RequestBody {
         Self(None)
     }
 
-    /// Streams `incoming`, without its trailers. `is_coming` says that the client sends it without
-    /// waiting for `100 Continue`. What is left of it when this is dropped is read for a few seconds
-    /// more, so that a client that is still sending gets to read its answer.
-    pub fn new(incoming: Incoming, is_coming: bool) -> Self {
+    /// Streams `incoming`, which began at `now`, without its trailers. `is_coming` says that the client
+    /// sends it without waiting for `100 Continue`. What is left of it when this is dropped is read for a
+    /// few seconds more, so that a client that is still sending gets to read its answer.
+    pub fn new(incoming: Incoming, is_coming: bool, now: Instant) -> Self {
         if incoming.is_end_stream() {
             return Self::empty();
         }
         Self(Some(Box::new(Sending {
             incoming,
             trailers: Trailers::none(),
-            progress: Arc::new(Progress::new()),
+            progress: Arc::new(Progress::new(now)),
             intake: None,
             is_coming,
+            has_trailed: false,
+            was_asked: false,
         })))
     }
 
@@ -441,16 +447,19 @@ impl http_body::Body for RequestBody {
         sending.is_coming = matches!(frame, Some(Ok(_)));
         let frame = match frame {
             Some(Ok(frame)) => {
-                if frame.is_trailers() {
-                    progress.trailed.store(true, Ordering::Relaxed);
-                }
+                sending.has_trailed |= frame.is_trailers();
                 filter(frame, &sending.trailers)
             }
             Some(Err(error)) => {
                 progress.broken.store(true, Ordering::Relaxed);
                 return Poll::Ready(Some(Err(RequestBodyError::Broken(error))));
             }
-            None => None,
+            None => {
+                progress
+                    .whole
+                    .store(!sending.has_trailed, Ordering::Relaxed);
+                None
+            }
         };
         let bytes = data_len(frame.as_ref());
         progress.advance(bytes);
@@ -480,6 +489,12 @@ impl Sending {
         let Some(intake) = &mut self.intake else {
             return Poll::Pending;
         };
+        if !std::mem::replace(&mut self.was_asked, true) {
+            // What came with the head is handed over when the client's connection has its turn again. To
+            // look once more then is cheaper than a timer that is taken back.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let fault = ready!(intake.poll_wait(cx));
         if self.progress.answered.load(Ordering::Relaxed) {
             return Poll::Pending;
@@ -508,8 +523,8 @@ pub struct Progress {
     starved: AtomicBool,
     /// Whether the client broke off.
     broken: AtomicBool,
-    /// Whether it had trailers, of whatever kind.
-    trailed: AtomicBool,
+    /// Whether it was read to its end, and that is where everybody looks for it.
+    whole: AtomicBool,
     ended: AtomicBool,
     /// Whether the upstream has answered.
     answered: AtomicBool,
@@ -517,14 +532,14 @@ pub struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(started: Instant) -> Self {
         Self {
-            started: Instant::now(),
+            started,
             moved: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             starved: AtomicBool::new(false),
             broken: AtomicBool::new(false),
-            trailed: AtomicBool::new(false),
+            whole: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             fault: OnceLock::new(),
@@ -552,9 +567,9 @@ impl Progress {
         self.broken.load(Ordering::Relaxed)
     }
 
-    /// Whether trailers have come behind it, which may have been none that pass.
-    pub fn has_trailed(&self) -> bool {
-        self.trailed.load(Ordering::Relaxed)
+    /// Whether it was read to its end, and no trailers stood there, not even such as don't pass.
+    pub fn is_whole(&self) -> bool {
+        self.whole.load(Ordering::Relaxed)
     }
 
     /// Whether nothing more of it will be asked for: all has passed, or the upstream closed.

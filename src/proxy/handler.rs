@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::header::{CONNECTION, EXPECT, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::task::JoinSet;
@@ -79,6 +80,7 @@ struct Asked {
 impl Handler for Proxy {
     async fn handle(&self, request: Request<Incoming>, peer: &Arc<Peer>) -> Response<Body> {
         let (head, body) = request.into_parts();
+        let is_chunked = head.version < Version::HTTP_2 && body.size_hint().exact().is_none();
         let id = self.id_of(&head, peer);
         let mut line = Line::begin(self.access.clone(), id, &head, peer);
         // What is left when there is no reply.
@@ -86,7 +88,7 @@ impl Handler for Proxy {
         let mut additions = None;
         let exchange = self.exchange(head, body, peer, &mut session, &mut line, &mut additions);
         let reply = exchange.await;
-        let is_last = line.request_has_trailed();
+        let is_last = is_chunked && !line.request_is_whole();
         let mut response = match reply {
             Ok(reply) => reply.finish(line, &self.tasks, self.config.timeouts.tunnel),
             Err(error) => {
@@ -101,7 +103,8 @@ impl Handler for Proxy {
         };
         if is_last {
             // hyper takes a bare LF in a trailer section for its end, reads on to the next empty line,
-            // and drops what stands between. Whoever sent that may have meant it as a request.
+            // and drops what stands between. Whoever sent that may have meant it as a request. Where
+            // the body has not been read to its end yet, nobody knows what stands there.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }
@@ -268,7 +271,7 @@ impl Proxy {
         additions: &mut Option<Fields>,
     ) -> Result<Reply, ProxyError> {
         let framing = Framing::of(&body);
-        let body = RequestBody::new(body, !head.headers.contains_key(EXPECT));
+        let body = RequestBody::new(body, !head.headers.contains_key(EXPECT), line.started());
         let takes_interims = head.version == Version::HTTP_11 && peer.interims().is_some();
         let downstream = head.extensions.remove::<OnUpgrade>();
         let inbound = self.inbound(&mut head, framing, peer, line)?;
@@ -512,8 +515,11 @@ fn set_alone(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
 /// The host that a request names, which may be none: for the log, where it is refused.
 fn named_host(head: &Parts) -> Option<HeaderValue> {
     let authority = head.uri.authority();
-    let authority = authority.and_then(|it| HeaderValue::from_str(it.as_str()).ok());
-    authority.or_else(|| head.headers.get(HOST).cloned())
+    let authority = authority.map(|authority| authority.as_str().as_bytes());
+    let named = authority.or_else(|| head.headers.get(HOST).map(HeaderValue::as_bytes))?;
+    // Before it there may be a password.
+    let host = named.rsplit(|&byte| byte == b'@').next()?;
+    HeaderValue::from_bytes(host).ok()
 }
 
 #[cfg(test)]

@@ -128,10 +128,10 @@ impl Line {
         self.request = progress;
     }
 
-    /// Whether trailers have come behind the request body.
-    pub(super) fn request_has_trailed(&self) -> bool {
+    /// Whether the request body was read to an end that nobody takes for another.
+    pub(super) fn request_is_whole(&self) -> bool {
         let request = self.request.as_deref();
-        request.is_some_and(Progress::has_trailed)
+        request.is_some_and(Progress::is_whole)
     }
 
     /// Says in the log why an exchange failed, whole.

@@ -106,7 +106,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_wait_for_a_response_starts_anew_while_the_request_moves() {
-        let progress = Progress::new();
+        let progress = Progress::new(Instant::now());
         let patience = Patience {
             since: Instant::now(),
             limit: Duration::from_secs(5),

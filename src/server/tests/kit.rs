@@ -65,7 +65,7 @@ impl Forward {
             .request_head(&mut head, Framing::of(&body), peer)
             .map_err(ProxyError::Downstream)?;
         let method = head.method.clone();
-        let body = RequestBody::new(body, true).with_trailers(inbound.trailers);
+        let body = RequestBody::new(body, true, Instant::now()).with_trailers(inbound.trailers);
         let request = Request::from_parts(head, body);
         let patience = Patience {
             since: Instant::now(),

@@ -1,6 +1,7 @@
 //! What two servers could read in two ways never reaches the second one.
 
 use super::{Passage, Stand, folded};
+use crate::harness::raw_until_close;
 
 /// Follows each attack: served only when the end of what came before is beyond doubt.
 const NEXT: &str = "GET /next HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
@@ -94,11 +95,8 @@ fn transfer_coding_other_than_chunked_is_refused() {
 }
 
 /// Header lines after `Host` that nobody may guess about.
-const LINES: [&str; 48] = [
-    "Content-Length: 5\r\nTransfer-Encoding: chunked",
-    "Transfer-Encoding: chunked\r\nContent-Length: 5",
-    "Content-Length: 0\r\nTransfer-Encoding: chunked",
-    "content-length: 5\r\ntransfer-encoding: CHUNKED",
+const LINES: [&str; 45] = [
+    "Content-Length: +5\r\nTransfer-Encoding: chunked",
     "Content-Length: +5",
     "Content-Length: -1",
     "Content-Length: 0x5",
@@ -150,6 +148,35 @@ fn head_that_could_be_read_in_two_ways_is_refused() {
     let stand = Stand::new("");
     for lines in LINES {
         stand.refuses(&post(lines, "hello"), 400);
+    }
+}
+
+/// Both ways to say how long a body is.
+const BOTH: [&str; 5] = [
+    "Content-Length: 5\r\nTransfer-Encoding: chunked",
+    "Transfer-Encoding: chunked\r\nContent-Length: 5",
+    "Content-Length: 0\r\nTransfer-Encoding: chunked",
+    "content-length: 5\r\ntransfer-encoding: CHUNKED",
+    "Transfer-Encoding: chunked\r\nContent-Length: -1",
+];
+
+/// RFC 9112 section 6.3: the chunks count. Who came before may have gone by the length, so nothing behind
+/// them is taken for a request.
+#[test]
+fn length_beside_chunks_is_left_out_and_ends_the_connection() {
+    let stand = Stand::new("");
+    for lines in BOTH {
+        let passage = stand.attack(&post(lines, "5\r\nhello\r\n0\r\n\r\n"));
+        assert_eq!(passage.status(), 200, "{lines:?}: {passage:?}");
+        let answers = passage.answer.matches("HTTP/1.").count();
+        assert_eq!(answers, 1, "{lines:?}: {passage:?}");
+        let [request] = passage.requests.as_slice() else {
+            panic!("{lines:?}: {passage:?}");
+        };
+        assert_eq!(request.body, b"hello", "{lines:?}");
+        assert_eq!(request.header("Content-Length"), None, "{lines:?}");
+        let codings = request.fields.all("Transfer-Encoding");
+        assert_eq!(codings, ["chunked"], "{lines:?}");
     }
 }
 
@@ -386,6 +413,21 @@ fn what_stands_behind_a_doubtful_trailer_section_is_not_answered() {
             panic!("{end:?}: {passage:?}");
         };
         assert_eq!(request.body, b"hello", "{end:?}");
+    }
+}
+
+#[test]
+fn a_trailer_section_that_nobody_has_read_ends_the_connection() {
+    let Stand { app, pycket } = Stand::new("");
+    // The request is answered without a look at its body.
+    drop(app);
+    for end in TRAILERS {
+        let request = chunked(&format!("5\r\nhello\r\n{end}"));
+        let answer = raw_until_close(&pycket, format!("{request}{NEXT}"));
+        let answer = String::from_utf8(answer).expect("text");
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{end:?}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.").count(), 1, "{end:?}: {answer}");
+        assert!(answer.contains("connection: close"), "{end:?}: {answer}");
     }
 }
 
