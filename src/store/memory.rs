@@ -24,8 +24,8 @@ pub struct MemoryStore(Arc<Sharded<Shard>>);
 impl MemoryStore {
     /// Makes an empty store that holds at most `max_bytes`, keys and bookkeeping included.
     ///
-    /// One record takes at most one shard: a sixteenth of `max_bytes`, but 4 MiB or all of
-    /// `max_bytes` if that is more or all there is.
+    /// One record takes at most one shard: a sixteenth of `max_bytes`, but never less than 4 MiB, or
+    /// than all of `max_bytes` where that is less.
     pub fn new(max_bytes: usize) -> Self {
         Self(Arc::new(Sharded::new(
             max_bytes,
