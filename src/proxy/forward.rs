@@ -379,6 +379,7 @@ fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), RequestError> {
     let Some(line) = lines.next() else {
         return Ok(());
     };
+    // hyper has dropped the length by now (since 1.11), and ends the connection.
     if headers.contains_key(CONTENT_LENGTH) {
         return Err(RequestError::TwoLengths);
     }
