@@ -161,4 +161,21 @@ mod tests {
         drop(near);
         assert_eq!(reading.await.unwrap(), HINTS.repeat(2));
     }
+
+    #[test]
+    fn what_waits_is_not_taken_while_another_is_half_written() {
+        // Nobody reads, and there is room for less than one.
+        let (mut io, _client) = duplex(8);
+        let waiting = Arc::<Interims>::default();
+        let mut ahead = Ahead::new(Arc::clone(&waiting));
+        for _ in 0..3 {
+            hint(&waiting);
+            assert!(!turn(&mut ahead, &mut io, Next::Flush, ""));
+            assert_eq!(ahead.writing.len(), HINTS.len());
+        }
+        assert_eq!(
+            waiting.take().map(|waits| waits.len()),
+            Some(2 * HINTS.len())
+        );
+    }
 }
