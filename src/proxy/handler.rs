@@ -10,7 +10,6 @@ use std::time::Duration;
 use http::header::{CONNECTION, EXPECT, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
-use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::task::JoinSet;
@@ -80,7 +79,8 @@ struct Asked {
 impl Handler for Proxy {
     async fn handle(&self, request: Request<Incoming>, peer: &Arc<Peer>) -> Response<Body> {
         let (head, body) = request.into_parts();
-        let is_chunked = head.version < Version::HTTP_2 && body.size_hint().exact().is_none();
+        let is_chunked =
+            head.version < Version::HTTP_2 && matches!(Framing::of(&body), Framing::Chunked);
         let id = self.id_of(&head, peer);
         let mut line = Line::begin(self.access.clone(), id, &head, peer);
         // What is left when there is no reply.

@@ -1,10 +1,8 @@
 //! What HTTP promises, and the proxy keeps: connections, bodies, bodiless answers, upgrades, targets.
 
-use std::net::SocketAddr;
-
 use serde_json::json;
-use socket2::{Domain, Socket, Type};
 
+use crate::balance::refusing;
 use crate::harness::{AppResponse, Browser, Gate, Pycket, Upstream, Wire, raw, raw_until_close};
 
 /// An application that sends back what it got.
@@ -265,11 +263,7 @@ fn an_upload_that_outlives_its_answer_holds_its_connection_for_so_long_only() {
 fn continue_is_said_only_when_the_application_is_there() {
     let expecting =
         "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
-    // A port that is taken, so that nobody else gets it, and at which nobody listens.
-    let taken = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-    taken.bind(&loopback.into()).unwrap();
-    let nobody = taken.local_addr().unwrap().as_socket().unwrap();
+    let (_kept, nobody) = refusing();
     let pycket = Pycket::to(nobody).start();
     let mut wire = Wire::connect(&pycket);
     wire.send(expecting);
